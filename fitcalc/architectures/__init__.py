@@ -1,0 +1,31 @@
+"""config.json -> ModelSpec: a registry of model types, each naming the module and function that builds it.
+
+Modules are imported when their model type is asked for, so that one fit loads one family.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from fitcalc.architectures.config import Config
+from fitcalc.architectures.registry import BUILDERS
+from fitcalc.errors import UnsupportedModelError
+from fitcalc.spec.model import ModelSpec
+
+
+def from_config(config: Config) -> ModelSpec:
+    """The ModelSpec of a config.json's content (id and name are the model_type; a profile replaces them).
+
+    Raises ModelFileError for a key that is missing or of the wrong type, UnsupportedModelError for a model_type
+    that no family here builds.
+    """
+    model_type = str(config.get("model_type", ""))
+    place = BUILDERS.get(model_type)
+    if place is None:
+        hint = "fitcalc models lists the families it knows"
+        raise UnsupportedModelError(f"model_type {model_type!r} is not known", hint=hint)
+    module, _, function = place.partition(":")
+    built: Any = getattr(import_module(f"fitcalc.architectures.{module}"), function or "build")
+    spec: ModelSpec = built(config)
+    return spec

@@ -1,0 +1,1 @@
+"""The nouns: frozen slotted dataclasses that hold facts and compute nothing but their own sums."""

@@ -1,0 +1,30 @@
+"""EngineProfile: what one version of an engine reserves, rounds and supports, read from profiles/engines/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class EngineProfile:
+    """Facts of an engine version. The rules that differ in kind are code in fitcalc/engines; the numbers are here."""
+
+    id: str
+    name: str
+    module: str
+    """The module of fitcalc.engines that turns this profile into terms."""
+    version: str
+    device_kinds: tuple[str, ...]
+    vendors: tuple[str, ...]
+    quant_kinds: tuple[str, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    """Option name -> default value; the names are the engine's own."""
+    constants: dict[str, Any] = field(default_factory=dict)
+    """Measured or read constants by name (bytes unless the name says otherwise)."""
+    kv_dtypes: tuple[str, ...] = ()
+    min_compute_capability: str = ""
+    aliases: tuple[str, ...] = ()
+    sources: dict[str, str] = field(default_factory=dict)
+    """Constant or option name -> where its value comes from."""
+    source: str = ""

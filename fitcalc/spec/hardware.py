@@ -1,0 +1,62 @@
+"""Hardware nouns: a device and a machine. Capacities are what a process can get, not the number on the box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DeviceKind = Literal["gpu", "unified", "cpu", "accelerator"]
+"""gpu: own memory; unified: shares the system's memory (Apple, GB10, Strix Halo, Jetson); cpu: host memory;
+accelerator: TPU, Gaudi, Trainium … without a modelled engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device as a driver sees it. Rates are per second, dense; None where not known."""
+
+    id: str
+    name: str
+    vendor: str
+    kind: DeviceKind
+    segment: str
+    """consumer, laptop, workstation, datacenter, unified, sbc, mini, desktop, server, cloud, custom …"""
+    memory_bytes: int | None
+    """What the driver reports as total."""
+    usable_bytes: int | None
+    """What a process can get: CUDA's total, Metal's working-set limit, RAM the system leaves."""
+    arch: str = ""
+    compute_capability: str = ""
+    bandwidth_bytes_per_s: float | None = None
+    fp32_flop_per_s: float | None = None
+    fp16_flop_per_s: float | None = None
+    """Tensor rate with fp32 accumulation."""
+    bf16_flop_per_s: float | None = None
+    fp8_flop_per_s: float | None = None
+    int8_op_per_s: float | None = None
+    fp4_flop_per_s: float | None = None
+    nvlink_bytes_per_s: float | None = None
+    """One direction."""
+    pcie_bytes_per_s: float | None = None
+    """One direction."""
+    cores: int | None = None
+    tdp_watt: float | None = None
+    list_price_usd: float | None = None
+    context_bytes: int | None = None
+    """Per-process context of the driver, where measured."""
+    isa: str = ""
+    usable_basis: Literal["observed", "derived", "nominal"] = "derived"
+    source: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Devices of one host: equal or mixed GPUs, a CPU, its RAM. Other holders' memory is already known here."""
+
+    gpus: tuple[Device, ...]
+    """One entry per card, in rank order."""
+    cpu: Device | None = None
+    ram_bytes: int | None = None
+    gpu_used_bytes: int = 0
+    """Memory on each card that others hold (desktop, other processes)."""
+    notes: tuple[str, ...] = ()

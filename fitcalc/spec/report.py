@@ -1,0 +1,143 @@
+"""The JSON contract, schema_version 1, as dataclasses: what `fit` returns and every view renders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from fitcalc.ledger import Term
+
+SCHEMA_VERSION = 1
+Verdict = Literal["fits", "tight", "does_not_fit", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReport:
+    """The ledger of one device (host RAM is one too). Headroom = usable − total, the reserve among the terms."""
+
+    id: str
+    name: str
+    rank: int
+    capacity_bytes: int | None
+    usable_bytes: int | None
+    total_bytes: int
+    low_bytes: int
+    high_bytes: int
+    headroom_bytes: int | None
+    decisive: bool
+    """False for host memory whose size was not given and that carries nothing but engine overhead."""
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KvCache:
+    """One logical copy of the cache, as the engine allocates it for the request."""
+
+    bytes_per_token: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Largest values that still get verdict fits or tight; None where they cannot be told."""
+
+    max_context_tokens: int | None
+    max_concurrency: int | None
+    kv_cache_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Rates; None = not modelled yet or not known."""
+
+    decode_tokens_per_s: Estimate | None = None
+    prefill_tokens_per_s: Estimate | None = None
+    time_to_first_token_s: Estimate | None = None
+    total_tokens_per_s: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """Another plan that was looked at: what it is, whether it fits, and what changes against the request."""
+
+    summary: str
+    quant: str
+    engine: str
+    devices: tuple[dict[str, Any], ...]
+    tensor_parallel: int
+    context_tokens: int
+    concurrency: int
+    kv_dtype: str
+    verdict: Verdict
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """What to run and how to start it."""
+
+    summary: str
+    quant: str
+    engine: str
+    devices: tuple[dict[str, Any], ...]
+    tensor_parallel: int
+    pipeline_parallel: int
+    context_tokens: int
+    concurrency: int
+    kv_dtype: str
+    verdict: Verdict
+    command: str
+    reasons: tuple[str, ...]
+    alternatives: tuple[Alternative, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantChoice:
+    """One row of the table of quantizations shown when none was asked for."""
+
+    quant: str
+    engine: str
+    weights_bytes: int
+    total_bytes: int
+    headroom_bytes: int | None
+    max_context_tokens: int | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """The answer to one question; `to_dict()` is the JSON contract."""
+
+    inputs: dict[str, Any]
+    model: dict[str, Any]
+    verdict: Verdict
+    weights_bytes: int
+    checkpoint_bytes: int
+    kv_cache: KvCache
+    devices: tuple[DeviceReport, ...]
+    limits: Limits
+    speed: Speed
+    recommendation: Recommendation | None
+    choices: tuple[QuantChoice, ...]
+    notes: tuple[str, ...]
+    fitcalc_version: str
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract, schema_version 1, as plain dicts, lists, ints, floats and strings."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """The JSON contract as text; sizes are integers of bytes."""
+        return json.dumps(asdict(self), indent=indent, ensure_ascii=False)

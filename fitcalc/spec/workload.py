@@ -1,0 +1,20 @@
+"""What is asked of the model: context, concurrency, KV type, and how the engine is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One request shape. `context_tokens` is per request (prompt and answer); both numbers may be arrays in a sweep."""
+
+    context_tokens: Any
+    concurrency: Any = 1
+    kv_dtype: str = ""
+    """Id of the KV cache type (fp16, bf16, fp8, int8, q8_0 …); '' is the engine's default."""
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    options: dict[str, Any] = field(default_factory=dict)
+    """Engine options under the engine's own names, already of the right type."""
