@@ -22,7 +22,8 @@ class EngineProfile:
     """Option name -> default value; the names are the engine's own."""
     constants: dict[str, Any] = field(default_factory=dict)
     """Measured or read constants by name (bytes unless the name says otherwise)."""
-    kv_dtypes: tuple[str, ...] = ()
+    kv_types: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """KV cache type -> (block elements, block bytes); the first is the default."""
     min_compute_capability: str = ""
     aliases: tuple[str, ...] = ()
     sources: dict[str, str] = field(default_factory=dict)
