@@ -18,6 +18,8 @@ class EngineProfile:
     device_kinds: tuple[str, ...]
     vendors: tuple[str, ...]
     quant_kinds: tuple[str, ...]
+    splits_tensors: bool = False
+    """Divides the model over cards by tensor parallelism (False: by layers, or not at all)."""
     options: dict[str, Any] = field(default_factory=dict)
     """Option name -> default value; the names are the engine's own."""
     constants: dict[str, Any] = field(default_factory=dict)

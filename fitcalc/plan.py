@@ -1,0 +1,173 @@
+"""From a request to plans: which engines and quantizations come into question, and the case of each.
+
+The rules of choice are kinds, not products: data-centre and workstation GPUs serve safetensors formats with vLLM,
+everything else runs GGUF with llama.cpp, encoders and encoder-decoders run in Transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fitcalc import catalog, engines, fit
+from fitcalc.errors import RequestError, UnsupportedModelError
+from fitcalc.spec.engine import EngineProfile
+from fitcalc.spec.hardware import Machine
+from fitcalc.spec.model import ModelSpec
+from fitcalc.spec.quant import Scheme
+from fitcalc.spec.workload import Workload
+
+SERVING_SEGMENTS = ("datacenter", "workstation")
+LEAST_BITS = 3
+"""Below this a quantization is chosen only when nothing else fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked, with names resolved: the fixed part of every plan that is looked at."""
+
+    model: ModelSpec
+    machine: Machine
+    context_tokens: int
+    concurrency: int = 1
+    kv_dtype: str = ""
+    tensor_parallel: int | None = None
+    pipeline_parallel: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    engine: EngineProfile | None = None
+
+
+def serves_safetensors(machine: Machine) -> bool:
+    """Equal data-centre or workstation GPUs of a vendor that vLLM runs on."""
+    cards = machine.gpus
+    return (
+        bool(cards)
+        and len({card.id for card in cards}) == 1
+        and cards[0].segment in SERVING_SEGMENTS
+        and cards[0].kind == "gpu"
+        and cards[0].vendor in ("nvidia", "amd")
+    )
+
+
+def engine_ids(model: ModelSpec, scheme: Scheme, machine: Machine) -> tuple[str, ...]:
+    """Engines for a scheme in the order of preference; the scheme's own list bounds it."""
+    if model.kind != "decoder":
+        order: tuple[str, ...] = ("transformers", "llama.cpp")
+    elif scheme.kind == "gguf":
+        order = ("llama.cpp",)
+    elif scheme.kind == "float":
+        order = ("vllm", "llama.cpp") if serves_safetensors(machine) else ("llama.cpp", "vllm")
+        order = (*order, "transformers")
+    else:
+        order = ("vllm", "transformers", "mlx")
+    return tuple(engine for engine in order if engine in scheme.engines)
+
+
+def workloads(request: Request, engine: EngineProfile) -> Iterator[Workload]:
+    """The ways to divide the model over the cards, the engine's natural one first (tensor parallel over all)."""
+    base = Workload(
+        request.context_tokens, request.concurrency, request.kv_dtype,
+        request.tensor_parallel or 1, request.pipeline_parallel or 1, request.options,
+    )  # fmt: skip
+    cards = len(request.machine.gpus)
+    if request.tensor_parallel or request.pipeline_parallel or not engine.splits_tensors or cards < 2:
+        yield base if not engine.splits_tensors or cards < 2 else _completed(base, request, cards)
+        return
+    for ranks in range(cards, 0, -1):
+        if cards % ranks == 0:
+            yield replace(base, tensor_parallel=ranks, pipeline_parallel=cards // ranks)
+
+
+def _completed(base: Workload, request: Request, cards: int) -> Workload:
+    """Fill in the degree that was not given, so that every card has work."""
+    if request.tensor_parallel is None:
+        return replace(base, tensor_parallel=max(cards // base.pipeline_parallel, 1))
+    if request.pipeline_parallel is None:
+        return replace(base, pipeline_parallel=max(cards // base.tensor_parallel, 1))
+    return base
+
+
+def case_with(request: Request, scheme: Scheme, engine: EngineProfile) -> fit.Case | str:
+    """The case of a scheme under an engine, or the reason why the engine refuses it."""
+    reasons: list[str] = []
+    for workload in workloads(request, engine):
+        reason = engines.refusal(engine, scheme, request.machine, workload, request.model)
+        if reason is None:
+            return fit.case_of(request.model, scheme, engine, request.machine, workload)
+        reasons.append(reason)
+    return reasons[0]
+
+
+def case_for(request: Request, scheme: Scheme) -> fit.Case | str:
+    """The case of a scheme under the engine asked for, else under the first that accepts it; or why none does."""
+    if request.engine is not None:
+        return case_with(request, scheme, request.engine)
+    names = engine_ids(request.model, scheme, request.machine)
+    reasons: list[str] = []
+    for name in names:
+        found = case_with(request, scheme, catalog.load_engine(name))
+        if not isinstance(found, str):
+            return found
+        reasons.append(found)
+    return reasons[0] if reasons else f"no engine modelled here runs {scheme.name}"
+
+
+def required_case(request: Request, scheme: Scheme) -> fit.Case:
+    """The case of a scheme that was asked for by name; RequestError with what to try where no engine runs it."""
+    found = case_for(request, scheme)
+    if not isinstance(found, str):
+        return found
+    if any(card.kind == "accelerator" for card in request.machine.gpus):
+        hint = "TPU, Gaudi, Trainium and the like have a profile but no modelled engine yet"
+        raise UnsupportedModelError(found, hint=hint)
+    raise RequestError(found, hint=_usable_hint(request))
+
+
+def _usable_hint(request: Request) -> str:
+    runs = [scheme.id for scheme in candidates(request) if not isinstance(case_for(request, scheme), str)]
+    return f"what runs there: --quant {', '.join(runs[:6])}" if runs else "see fitcalc engines for what each one runs"
+
+
+def native_scheme_id(model: ModelSpec) -> str:
+    """The quantization a checkpoint comes in: its own scheme, else its 16- or 32-bit type."""
+    return model.quant.scheme if model.quant else model.dtype
+
+
+def candidates(request: Request) -> tuple[Scheme, ...]:
+    """Quantizations to choose from without --quant, best quality first; those kept for explicit requests left out.
+
+    One 16-bit entry (the model's own type), the checkpoint's own scheme, and those of the engine that the machine is
+    for: safetensors formats on serving GPUs, GGUF elsewhere. Below 3 bits both kinds are GGUF.
+    """
+    model, machine = request.model, request.machine
+    native = native_scheme_id(model)
+    serving = serves_safetensors(machine) and (request.engine is None or request.engine.splits_tensors)
+    wanted = ("linear",) if serving or model.kind != "decoder" else ("gguf",)
+    if request.engine is not None:
+        wanted = tuple(kind for kind in request.engine.quant_kinds if kind != "float")
+    schemes = [catalog.load_scheme(name) for name in catalog.ids("quants")]
+    sixteen = _half_type(model, machine)
+    chosen = [
+        scheme
+        for scheme in schemes
+        if scheme.id in (sixteen, native)
+        or (scheme.kind in wanted and not scheme.variant and not scheme.needs_imatrix)
+        or (serving and request.engine is None and scheme.kind == "gguf" and scheme.bits < 4 and not scheme.variant)
+    ]
+    if model.quant:
+        # A checkpoint that comes quantized is not widened again: its own scheme is the best there is.
+        own = catalog.load_scheme(native)
+        chosen = [s for s in chosen if s.id == native or s.quality_rank < own.quality_rank or s.kind == "gguf"]
+        chosen = [s for s in chosen if s.kind != "float"] or chosen
+    return tuple(sorted(chosen, key=lambda scheme: (scheme.id != native, -scheme.quality_rank, scheme.bits)))
+
+
+def _half_type(model: ModelSpec, machine: Machine) -> str:
+    """fp16 where the model is stored so or a card lacks bfloat16 (compute capability below 8.0), else bf16."""
+    old = any(card.compute_capability and card.compute_capability < "8" for card in machine.gpus if _is_cuda(card))
+    return "fp16" if model.dtype == "fp16" or old else "bf16"
+
+
+def _is_cuda(card: Any) -> bool:
+    return bool(card.vendor == "nvidia")
