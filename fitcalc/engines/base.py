@@ -1,19 +1,22 @@
 """What every engine module hands over: a prepared plan (what does not depend on context and concurrency) and ledgers.
 
-An engine module defines
-    prepare(model, scheme, machine, workload, profile) -> its own frozen Prepared
-    ledgers(prepared, context_tokens, concurrency) -> tuple[DeviceLedger, ...]
-    kv_cache_bytes(prepared, context_tokens, concurrency) -> int, one logical copy
-    command(prepared, context_tokens, concurrency) -> the start command
-`context_tokens` and `concurrency` may be integer arrays in the middle two: operators, least, most and ceil_div only.
+An engine module defines the functions of `Engine` below at module level. `context_tokens` and `concurrency` of
+`ledgers`, `kv_cache_bytes` and `pool` may be integer arrays: operators, least, most, ceil_div and round_up only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, Protocol
 
+from fitcalc.errors import UnknownNameError
 from fitcalc.ledger import Term
+from fitcalc.spec.engine import EngineProfile
+from fitcalc.spec.hardware import Machine
+from fitcalc.spec.model import ModelSpec
+from fitcalc.spec.quant import Scheme
+from fitcalc.spec.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +40,56 @@ class Pool:
     kv_bytes: Any
     tokens: Any
     block_tokens: int
+
+
+class Engine(Protocol):
+    """A module of fitcalc.engines. `Any` stands for the module's own frozen Prepared."""
+
+    def refusal(
+        self, model: ModelSpec, scheme: Scheme, machine: Machine, workload: Workload, profile: EngineProfile
+    ) -> str | None:
+        """Why this engine cannot run the combination, beyond what its profile says; None when it can."""
+
+    def prepare(
+        self, model: ModelSpec, scheme: Scheme, machine: Machine, workload: Workload, profile: EngineProfile
+    ) -> Any:
+        """Everything that is independent of context and concurrency."""
+
+    def ledgers(self, prepared: Any, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
+        """The terms of every device, ranks in order."""
+
+    def kv_cache_bytes(self, prepared: Any, context_tokens: Any, concurrency: Any) -> Any:
+        """One logical copy of the cache as the engine allocates it."""
+
+    def pool(self, prepared: Any, context_tokens: Any, concurrency: Any) -> Pool | None:
+        """The cache that is left when all else is paid; None for engines that do not fill the device."""
+
+    def command(self, prepared: Any, context_tokens: int, concurrency: int) -> str:
+        """The command that starts the engine as the ledger assumes it."""
+
+    def notes(self, prepared: Any) -> tuple[str, ...]:
+        """What a reader has to know beside the numbers."""
+
+
+def kv_block(profile: EngineProfile, kv_dtype: str) -> tuple[int, int]:
+    """(elements, bytes) of one block of a KV cache type; '' is the engine's default, the first it lists."""
+    types = profile.kv_types
+    if not kv_dtype:
+        return next(iter(types.values()))
+    if kv_dtype not in types:
+        close = tuple(get_close_matches(kv_dtype, types, 3, 0.4))
+        raise UnknownNameError("KV cache type", kv_dtype, close, hint=f"{profile.name} has {', '.join(types)}")
+    return types[kv_dtype]
+
+
+def repository(model: ModelSpec, scheme: Scheme) -> str:
+    """The repository to load: the model's own for its own type, a known quantized one, else a visible placeholder."""
+    own = model.quant.scheme if model.quant else ""
+    known = dict(model.quantized_repos).get(scheme.id)
+    if known:
+        return known
+    if model.hf_repo and (own == scheme.id or (not own and scheme.kind == "float")):
+        return model.hf_repo
+    subject = (model.hf_repo.rpartition("/")[2] or model.id).replace(" ", "-")
+    article = "an" if scheme.id[0] in "aefhilmnorsx" else "a"
+    return f"<{article}-{scheme.id}-repository-of-{subject}>"

@@ -21,7 +21,10 @@ class EngineProfile:
     splits_tensors: bool = False
     """Divides the model over cards by tensor parallelism (False: by layers, or not at all)."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Option name -> default value; the names are the engine's own."""
+    """Option name -> default value; the names are the engine's own. Where the engine chooses by device or by request,
+    the default is 0 ('' for a word)."""
+    request_options: dict[str, str] = field(default_factory=dict)
+    """Option of the engine -> the field of Workload that already states it (max_model_len -> context_tokens)."""
     constants: dict[str, Any] = field(default_factory=dict)
     """Measured or read constants by name (bytes unless the name says otherwise)."""
     kv_types: dict[str, tuple[int, int]] = field(default_factory=dict)

@@ -1,0 +1,67 @@
+"""Engines: the module of a profile, loaded when it is asked for, and whether it can run a combination at all."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+from fitcalc.engines.base import Engine
+from fitcalc.engines.options import contradiction
+from fitcalc.spec.engine import EngineProfile
+from fitcalc.spec.hardware import Device, Machine
+from fitcalc.spec.model import ModelSpec
+from fitcalc.spec.quant import Scheme
+from fitcalc.spec.workload import Workload
+
+
+def load(profile: EngineProfile) -> Engine:
+    """The module that turns this profile into terms."""
+    return cast(Engine, import_module(f"fitcalc.engines.{profile.module}"))
+
+
+def refusal(
+    profile: EngineProfile, scheme: Scheme, machine: Machine, workload: Workload, model: ModelSpec
+) -> str | None:
+    """Why the engine cannot run the combination, in one line; None when it can.
+
+    Raises RequestError for an option's value that cannot be read, UnknownNameError for an option or KV type that
+    the engine does not have.
+    """
+    return (
+        contradiction(workload, profile)
+        or _unsupported_quantization(profile, scheme)
+        or _unsupported_device(profile, scheme, machine)
+        or load(profile).refusal(model, scheme, machine, workload, profile)
+    )
+
+
+def _unsupported_quantization(profile: EngineProfile, scheme: Scheme) -> str | None:
+    listed = profile.id in scheme.engines or profile.module in scheme.engines
+    if scheme.kind in profile.quant_kinds and (listed or not scheme.engines):
+        return None
+    return f"{profile.name} does not run {scheme.name}"
+
+
+def _unsupported_device(profile: EngineProfile, scheme: Scheme, machine: Machine) -> str | None:
+    devices = machine.gpus or ((machine.cpu,) if machine.cpu else ())
+    for device in devices:
+        if device.kind not in profile.device_kinds or (device.kind != "cpu" and device.vendor not in profile.vendors):
+            return f"{profile.name} does not run on {device.name}"
+        reason = _too_old(profile.name, profile.min_compute_capability, device)
+        reason = reason or _too_old(scheme.name, scheme.min_compute_capability, device)
+        if reason:
+            return reason
+    return None if devices else f"{profile.name} needs a device"
+
+
+def _too_old(what: str, needed: str, device: Device) -> str | None:
+    have = capability(device.compute_capability)
+    if not needed or not have or have >= capability(needed):
+        return None
+    return f"{what} needs compute capability {needed}, {device.name} has {device.compute_capability}"
+
+
+def capability(text: str) -> tuple[int, ...]:
+    """(8, 6) from '8.6'; () where a device has none."""
+    parts = text.split(".")
+    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()
