@@ -2,4 +2,39 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fitcalc.api import fit, load_device, load_model
+    from fitcalc.errors import FitcalcError
+    from fitcalc.spec.hardware import Device
+    from fitcalc.spec.model import ModelSpec
+    from fitcalc.spec.report import FitReport
+
+__all__ = ["Device", "FitReport", "FitcalcError", "ModelSpec", "__version__", "fit", "load_device", "load_model"]
+
+_HOMES = {
+    "fit": "fitcalc.api",
+    "load_model": "fitcalc.api",
+    "load_device": "fitcalc.api",
+    "FitcalcError": "fitcalc.errors",
+    "FitReport": "fitcalc.spec.report",
+    "ModelSpec": "fitcalc.spec.model",
+    "Device": "fitcalc.spec.hardware",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fitcalc' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -86,7 +86,7 @@ def machine_of(
         raise RequestError(f"{host.id} is sold with many sizes of RAM", hint=hint)
     if not cards and host is None:
         raise RequestError("no device given", hint="add --gpu rtx-3060, --cpu raspberry-pi-5-8gb or --gpu 24GB")
-    return Machine(tuple(cards), host, ram_bytes, used, tuple([*notes, *host_notes]))
+    return Machine(tuple(cards), host, ram_bytes, used, (*notes, *host_notes))
 
 
 def device_counts(machine: Machine) -> tuple[tuple[Device, int], ...]:

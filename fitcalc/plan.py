@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fitcalc import catalog, engines, fit
+from fitcalc import catalog, engines, verdict
 from fitcalc.errors import RequestError, UnsupportedModelError
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Machine
@@ -88,18 +88,18 @@ def _completed(base: Workload, request: Request, cards: int) -> Workload:
     return base
 
 
-def case_with(request: Request, scheme: Scheme, engine: EngineProfile) -> fit.Case | str:
+def case_with(request: Request, scheme: Scheme, engine: EngineProfile) -> verdict.Case | str:
     """The case of a scheme under an engine, or the reason why the engine refuses it."""
     reasons: list[str] = []
     for workload in workloads(request, engine):
         reason = engines.refusal(engine, scheme, request.machine, workload, request.model)
         if reason is None:
-            return fit.case_of(request.model, scheme, engine, request.machine, workload)
+            return verdict.case_of(request.model, scheme, engine, request.machine, workload)
         reasons.append(reason)
     return reasons[0]
 
 
-def case_for(request: Request, scheme: Scheme) -> fit.Case | str:
+def case_for(request: Request, scheme: Scheme) -> verdict.Case | str:
     """The case of a scheme under the engine asked for, else under the first that accepts it; or why none does."""
     if request.engine is not None:
         return case_with(request, scheme, request.engine)
@@ -113,7 +113,7 @@ def case_for(request: Request, scheme: Scheme) -> fit.Case | str:
     return reasons[0] if reasons else f"no engine modelled here runs {scheme.name}"
 
 
-def required_case(request: Request, scheme: Scheme) -> fit.Case:
+def required_case(request: Request, scheme: Scheme) -> verdict.Case:
     """The case of a scheme that was asked for by name; RequestError with what to try where no engine runs it."""
     found = case_for(request, scheme)
     if not isinstance(found, str):
@@ -165,9 +165,5 @@ def candidates(request: Request) -> tuple[Scheme, ...]:
 
 def _half_type(model: ModelSpec, machine: Machine) -> str:
     """fp16 where the model is stored so or a card lacks bfloat16 (compute capability below 8.0), else bf16."""
-    old = any(card.compute_capability and card.compute_capability < "8" for card in machine.gpus if _is_cuda(card))
+    old = any(float(card.compute_capability or 8) < 8 for card in machine.gpus if card.vendor == "nvidia")
     return "fp16" if model.dtype == "fp16" or old else "bf16"
-
-
-def _is_cuda(card: Any) -> bool:
-    return bool(card.vendor == "nvidia")

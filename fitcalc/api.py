@@ -1,0 +1,211 @@
+"""The Python API: fit, load_model, load_device. Joins names, plans, ledgers and the choice; prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fitcalc import __version__, catalog, choice, engines
+from fitcalc import verdict as judge
+from fitcalc.errors import RequestError, UnsupportedModelError
+from fitcalc.machine import device_counts, machine_label, machine_of
+from fitcalc.plan import Request, required_case
+from fitcalc.quantization import checkpoint_bytes, weights_bytes
+from fitcalc.spec.hardware import Device, Machine
+from fitcalc.spec.model import ModelSpec
+from fitcalc.spec.report import FitReport, KvCache, Speed, Verdict
+
+_MOST_TOKENS = 2**31
+_MOST_REQUESTS = 2**20
+
+
+def load_model(name: str) -> ModelSpec:
+    """A model by catalogue id, alias or Hugging Face repository id, or from a path to a config.json.
+
+    Raises UnknownNameError with suggestions, ModelFileError for a file that cannot be read.
+    """
+    return catalog.load_model(name)
+
+
+def load_device(name: str) -> Device:
+    """A GPU, CPU or board by id or alias; a bare size ('24GB') is a card without a profile."""
+    return catalog.load_device(name)
+
+
+def fit(
+    model: str | ModelSpec,
+    *,
+    gpu: str | Sequence[str] | None = None,
+    cpu: str | None = None,
+    ram: str | int | None = None,
+    quant: str | None = None,
+    context: int | None = None,
+    concurrency: int = 1,
+    engine: str | None = None,
+    kv_dtype: str | None = None,
+    tensor_parallel: int | None = None,
+    pipeline_parallel: int | None = None,
+    engine_options: Mapping[str, Any] | None = None,
+    gpu_used: str | int | None = None,
+) -> FitReport:
+    """Does the model fit on the device, what is each byte for, and what should be run.
+
+    gpu: 'id', 'id:N', a bare size, or a list of them. cpu: id. ram, gpu_used: bytes or '32GB'. context: tokens per
+    request (default 8192 or the model's limit). quant, engine: ids; chosen when not given. engine_options: the
+    engine's own names. Without a device, this machine's are detected.
+
+    Raises UnknownNameError, RequestError, ModelFileError (bad input), UnsupportedModelError (cannot be decided).
+    """
+    spec = load_model(model) if isinstance(model, str) else model
+    machine = machine_of(gpu, cpu, ram, gpu_used) if gpu or cpu else _detected(ram, gpu_used)
+    request = _request(
+        spec, machine, context, concurrency, engine, kv_dtype, tensor_parallel, pipeline_parallel, engine_options
+    )
+    if quant is None:
+        looked = choice.survey(request)
+        chosen = choice.choose(looked)
+        if chosen is None:
+            raise UnsupportedModelError(_no_engine(request), hint="fitcalc engines lists what each engine runs")
+        case, verdict = chosen.case, chosen.verdict
+    else:
+        looked = ()
+        case = required_case(request, catalog.load_scheme(quant))
+        verdict = judge.verdict_of(case, request.context_tokens, request.concurrency)
+    return report(request, case, verdict, looked, asked_quant=quant)
+
+
+def report(
+    request: Request,
+    case: judge.Case,
+    verdict: Verdict,
+    looked: tuple[choice.Looked, ...],
+    *,
+    asked_quant: str | None,
+) -> FitReport:
+    """The report of a settled plan."""
+    context, concurrency = request.context_tokens, request.concurrency
+    entries = case.ledgers(context, concurrency)
+    return FitReport(
+        inputs=_inputs(request, case, asked_quant),
+        model=_model_facts(request.model),
+        verdict=verdict,
+        weights_bytes=weights_bytes(request.model, case.scheme),
+        checkpoint_bytes=checkpoint_bytes(request.model, case.scheme),
+        kv_cache=KvCache(
+            bytes_per_token=judge.kv_bytes_per_token(case, context),
+            bytes=int(case.engine.kv_cache_bytes(case.prepared, context, concurrency)),
+        ),
+        devices=tuple(judge.device_report(entry) for entry in entries),
+        limits=judge.limits_of(case, context, concurrency),
+        speed=Speed(),
+        recommendation=choice.recommendation(request, case, looked, verdict),
+        choices=tuple(entry.row for entry in looked),
+        notes=tuple(_notes(request, case, asked_quant)),
+        fitcalc_version=__version__,
+    )
+
+
+def _request(
+    spec: ModelSpec,
+    machine: Machine,
+    context: int | None,
+    concurrency: int,
+    engine: str | None,
+    kv_dtype: str | None,
+    tensor_parallel: int | None,
+    pipeline_parallel: int | None,
+    engine_options: Mapping[str, Any] | None,
+) -> Request:
+    _in_range("context", context, _MOST_TOKENS)
+    _in_range("concurrency", concurrency, _MOST_REQUESTS)
+    _in_range("tensor_parallel", tensor_parallel, 4096)
+    _in_range("pipeline_parallel", pipeline_parallel, 4096)
+    profile = catalog.load_engine(engine) if engine else None
+    options = dict(engine_options or {})
+    return Request(
+        model=spec,
+        machine=machine,
+        context_tokens=judge.default_context(spec, context),
+        concurrency=concurrency,
+        kv_dtype=(kv_dtype or "").lower(),
+        tensor_parallel=tensor_parallel,
+        pipeline_parallel=pipeline_parallel,
+        options=options,
+        engine=profile,
+    )
+
+
+def _in_range(name: str, value: int | None, largest: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
+        raise RequestError(f"{name} {value!r} is out of range", hint=f"give a whole number from 1 to {largest:,}")
+
+
+def _detected(ram: str | int | None, gpu_used: str | int | None) -> Machine:
+    from fitcalc.detect import this_machine
+
+    return this_machine(ram=ram, gpu_used=gpu_used)
+
+
+def _no_engine(request: Request) -> str:
+    names = ", ".join(device.name for device, _ in device_counts(request.machine))
+    return f"no engine modelled here runs {request.model.name} on {names}"
+
+
+def _inputs(request: Request, case: judge.Case, asked_quant: str | None) -> dict[str, Any]:
+    machine = request.machine
+    return {
+        "model": request.model.id,
+        "quant": case.scheme.id,
+        "quant_name": case.scheme.name,
+        "quant_asked": asked_quant,
+        "kv_dtype": case.workload.kv_dtype or next(iter(case.profile.kv_types)),
+        "engine": case.profile.id,
+        "engine_name": case.profile.name,
+        "engine_version": case.profile.version,
+        "engine_options": {**case.profile.options, **engines.options_used(case.prepared)},
+        "context_tokens": request.context_tokens,
+        "concurrency": request.concurrency,
+        "devices": list(choice.device_list(machine)),
+        "devices_name": machine_label(machine),
+        "tensor_parallel": case.workload.tensor_parallel,
+        "pipeline_parallel": case.workload.pipeline_parallel,
+        "ram_bytes": machine.ram_bytes,
+        "gpu_used_bytes": machine.gpu_used_bytes,
+    }
+
+
+def _model_facts(spec: ModelSpec) -> dict[str, Any]:
+    counted = spec.params_total or spec.published_params
+    return {
+        "id": spec.id,
+        "name": spec.name,
+        "kind": spec.kind,
+        "params_total": counted,
+        "params_active": spec.params_active or counted,
+        "layers": spec.layers,
+        "hidden": spec.hidden,
+        "heads": spec.heads,
+        "kv_heads": spec.kv_heads,
+        "head_dim": spec.head_dim,
+        "attention": spec.attention,
+        "max_context_tokens": spec.max_context_tokens,
+        "dtype": spec.dtype,
+        "native_quant": spec.quant.scheme if spec.quant else None,
+        "source": spec.source,
+    }
+
+
+def _notes(request: Request, case: judge.Case, asked_quant: str | None) -> list[str]:
+    spec, machine = request.model, request.machine
+    notes = [*machine.notes, *spec.notes, *(f"not known: {text}" for text in spec.unknowns)]
+    limit = spec.max_context_tokens
+    if limit and request.context_tokens > limit:
+        notes.append(f"{request.context_tokens:,} tokens is beyond the model's own limit of {limit:,}")
+    own = spec.quant.scheme if spec.quant else None
+    if asked_quant and own and case.scheme.id != own and case.scheme.kind != "gguf":
+        notes.append(f"{spec.name} is published in {own}; {case.scheme.name} is computed as if made from 16 bit")
+    if machine.gpus and machine.ram_bytes is None:
+        notes.append("host RAM is not known (--ram): the host's share is shown and does not decide")
+    return [*notes, *case.engine.notes(case.prepared)]

@@ -1,0 +1,89 @@
+"""fitcalc MODEL: the main job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fitcalc.cli.options import (
+    device_options,
+    model_argument,
+    output_options,
+    plan_options,
+    profiles_option,
+    split_options,
+)
+
+
+@click.command("fit")
+@model_argument
+@device_options
+@plan_options
+@output_options
+@click.option("--explain", is_flag=True, help="Every term with its formula, its inputs and their sources.")
+@profiles_option
+def command(
+    model: str,
+    gpu: tuple[str, ...],
+    cpu: str | None,
+    ram: str | None,
+    gpu_used: str | None,
+    context: str | None,
+    concurrency: str,
+    options: tuple[str, ...],
+    form: str | None,
+    explain: bool,
+    profiles: str | None,
+    **plan: Any,
+) -> int:
+    """Will MODEL fit, what is each byte for, and how is it started? (The main job: `fit` may be left out.)"""
+    from fitcalc import api, catalog
+    from fitcalc.cli import VERDICT_EXIT
+    from fitcalc.units import parse_tokens
+
+    if profiles:
+        catalog.use_folders([profiles])
+    found = api.fit(
+        model,
+        gpu=list(gpu) or None,
+        cpu=cpu,
+        ram=ram,
+        gpu_used=gpu_used,
+        quant=plan["quant"],
+        context=None if context is None else parse_tokens(context),
+        concurrency=parse_tokens(concurrency),
+        engine=plan["engine"],
+        kv_dtype=plan["kv_dtype"],
+        tensor_parallel=plan["tp"],
+        pipeline_parallel=plan["pp"],
+        engine_options=split_options(options),
+    )
+    _show(found, form, explain=explain)
+    return VERDICT_EXIT[found.verdict]
+
+
+def _show(found: Any, form: str | None, *, explain: bool) -> None:
+    if form == "json":
+        click.echo(found.to_json())
+        return
+    if form == "csv":
+        from fitcalc.render.csv_text import report_csv
+
+        click.echo(report_csv(found), nl=False)
+        return
+    if form == "markdown":
+        from fitcalc.render.markdown import report_markdown
+
+        click.echo(report_markdown(found))
+    else:
+        from fitcalc.render.style import style_of_stdout
+        from fitcalc.render.text import report_text
+
+        click.echo(report_text(found, style_of_stdout()))
+    if explain:
+        from fitcalc.render.explain import explain_text
+
+        click.echo(explain_text(found))
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)

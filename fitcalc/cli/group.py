@@ -1,0 +1,75 @@
+"""The command group: MODEL needs no sub-command, commands load on use, and `fitcalc` alone shows three examples."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+from fitcalc import __version__
+
+COMMANDS = {
+    "fit": "fitcalc.cli.fit:command",
+    "models": "fitcalc.cli.lists:models",
+    "devices": "fitcalc.cli.lists:devices",
+    "quants": "fitcalc.cli.lists:quants",
+    "engines": "fitcalc.cli.lists:engines",
+    "profiles": "fitcalc.cli.profiles:profiles",
+}
+
+EXAMPLES = """\
+fitcalc: does this model fit on that hardware, and how is it started?
+
+  fitcalc llama-3.1-8b --gpu rtx-3060                      recommend a quantization
+  fitcalc llama-3.1-70b --gpu a100-80:2 --quant fp16       check one plan
+  fitcalc phi-3-mini --cpu raspberry-pi-5-8gb --explain    where every number comes from
+
+fitcalc --help shows the options; fitcalc models, devices, quants and engines list the names."""
+
+
+class DefaultGroup(click.Group):
+    """A group whose first argument may be a model: then the command is `fit`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands, in the order of help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command's module when it is needed."""
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, attribute = place.partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Send anything that is not a command or an option of the group to `fit`."""
+        if args and args[0] not in COMMANDS and args[0] not in ("--help", "-h", "--version"):
+            args = ["fit", *args]
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show the options of the main job beside the commands."""
+        main = self.get_command(ctx, "fit")
+        if main is not None:
+            main.format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+@click.group(
+    cls=DefaultGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    subcommand_metavar="MODEL [OPTIONS] | COMMAND",
+)
+@click.version_option(__version__, "--version", prog_name="fitcalc")
+@click.pass_context
+def cli(ctx: click.Context, **_: Any) -> None:
+    """Will MODEL fit, what is each byte for, and which deployment should be started?
+
+    MODEL is a catalogue id, an alias, a Hugging Face repository id or a path to a config.json.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(EXAMPLES)

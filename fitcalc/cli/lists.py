@@ -1,0 +1,48 @@
+"""fitcalc models | devices | quants | engines: what the catalogue holds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from fitcalc.cli.options import profiles_option
+
+
+def _list(title: str, kinds: tuple[str, ...], filter_text: str | None, as_json: bool, profiles: str | None) -> int:
+    from fitcalc import catalog
+
+    if profiles:
+        catalog.use_folders([profiles])
+    rows = [row for kind in kinds for row in catalog.summaries(kind)]
+    if filter_text:
+        needle = filter_text.lower()
+        rows = [row for row in rows if needle in " ".join(str(value) for value in row.values()).lower()]
+    if as_json:
+        click.echo(json.dumps({"schema_version": 1, title: rows}, indent=2, ensure_ascii=False))
+        return 0
+    if not rows:
+        click.echo(f"no {title} match {filter_text!r}", err=True)
+        return 0
+    from fitcalc.render.lists import list_table
+
+    click.echo(list_table(rows))
+    return 0
+
+
+def _command(title: str, kinds: tuple[str, ...], help_text: str) -> click.Command:
+    @click.command(title, help=help_text)
+    @click.argument("filter_text", required=False, metavar="[TEXT]")
+    @click.option("--json", "as_json", is_flag=True, help="As JSON.")
+    @profiles_option
+    def command(**given: Any) -> int:
+        return _list(title, kinds, **given)
+
+    return command
+
+
+models = _command("models", ("models", "pipelines"), "Models of the catalogue, those that hold TEXT if given.")
+devices = _command("devices", ("gpus", "cpus"), "GPUs, CPUs and boards of the catalogue.")
+quants = _command("quants", ("quants",), "Quantizations: what they are and which engines run them.")
+engines = _command("engines", ("engines",), "Engines and their versions.")

@@ -1,0 +1,105 @@
+"""Options that several commands share, and the completion of names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+
+def _names(*kinds: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    def complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from fitcalc.catalog import ids
+
+        return [CompletionItem(name) for kind in kinds for name in ids(kind) if name.startswith(incomplete)]
+
+    return complete
+
+
+def model_argument(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The MODEL argument."""
+    return click.argument("model", shell_complete=_names("models", "pipelines"))(function)
+
+
+def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--gpu, --gpu-used, --cpu, --ram."""
+    for decorate in reversed(
+        [
+            click.option(
+                "--gpu",
+                multiple=True,
+                metavar="ID[:N]",
+                shell_complete=_names("gpus"),
+                help="A GPU and how many, or a bare size such as 24GB; repeat for mixed cards.",
+            ),
+            click.option("--gpu-used", metavar="SIZE", help="Memory on each card that others hold (desktop)."),
+            click.option("--cpu", metavar="ID", shell_complete=_names("cpus"), help="A CPU or board."),
+            click.option("--ram", metavar="SIZE", help="Host memory, such as 64GB."),
+        ]
+    ):
+        function = decorate(function)
+    return function
+
+
+def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--quant, --context, --concurrency, --engine, --kv-dtype, --tp, --pp, -o."""
+    for decorate in reversed(
+        [
+            click.option(
+                "--quant",
+                "-q",
+                metavar="ID",
+                shell_complete=_names("quants"),
+                help="Quantization; chosen if not given.",
+            ),
+            click.option("--context", "-c", metavar="N", help="Tokens per request, such as 8192 or 128k (= 131072)."),
+            click.option("--concurrency", "-n", metavar="N", default="1", help="Requests at once.  [default: 1]"),
+            click.option(
+                "--engine", "-e", metavar="ID", shell_complete=_names("engines"), help="Engine; chosen if not given."
+            ),
+            click.option("--kv-dtype", metavar="ID", help="Type of the KV cache: fp16, fp8, q8_0 …"),
+            click.option("--tp", metavar="N", type=int, help="Tensor parallel degree.  [default: all GPUs]"),
+            click.option("--pp", metavar="N", type=int, help="Pipeline parallel degree."),
+            click.option(
+                "--option",
+                "-o",
+                "options",
+                multiple=True,
+                metavar="NAME=VALUE",
+                help="An engine option by its own name.",
+            ),
+        ]
+    ):
+        function = decorate(function)
+    return function
+
+
+def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--json, --csv, --markdown."""
+    for decorate in reversed(
+        [
+            click.option("--json", "form", flag_value="json", help="The report as JSON (schema_version 1)."),
+            click.option("--csv", "form", flag_value="csv", help="The terms of every device as CSV."),
+            click.option("--markdown", "form", flag_value="markdown", help="The report as Markdown tables."),
+        ]
+    ):
+        function = decorate(function)
+    return function
+
+
+def profiles_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--profiles DIR."""
+    return click.option("--profiles", metavar="DIR", help="A folder of own profiles, read before the others.")(function)
+
+
+def split_options(pairs: tuple[str, ...]) -> dict[str, str]:
+    """{'max_num_seqs': '64'} from ('max_num_seqs=64',); the engine's module gives the values their type."""
+    options: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise click.UsageError(f"-o {pair!r} is not NAME=VALUE")
+        options[name.strip().replace("-", "_")] = value.strip()
+    return options

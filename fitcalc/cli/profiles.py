@@ -1,0 +1,23 @@
+"""fitcalc profiles check: validate profile files against their schemas."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group("profiles")
+def profiles() -> None:
+    """Work with profile files."""
+
+
+@profiles.command("check")
+@click.argument("folder", required=False)
+def check(folder: str | None) -> int:
+    """Validate every profile in FOLDER (default: the user folders); exit 2 when one is wrong."""
+    from fitcalc import catalog
+
+    checked, problems = catalog.check(folder)
+    for problem in problems:
+        click.echo(problem, err=True)
+    click.echo(f"{checked} profiles checked, {len(problems)} wrong")
+    return 2 if problems else 0

@@ -1,0 +1,31 @@
+"""A start command broken into lines that a shell still takes as one."""
+
+from __future__ import annotations
+
+
+def wrap_command(command: str, width: int) -> list[str]:
+    """Lines of at most `width` columns, joined by a trailing backslash; options stay with their values."""
+    if "\n" in command:
+        return command.splitlines()
+    lines: list[str] = []
+    current = ""
+    for piece in _pieces(command):
+        joined = f"{current} {piece}" if current else piece
+        if current and len(joined) > width - 2:
+            lines.append(current + " \\")
+            joined = "  " + piece
+        current = joined
+    return [*lines, current] if current else lines
+
+
+def _pieces(command: str) -> list[str]:
+    """Words, an option together with the value that follows it."""
+    words = command.split(" ")
+    pieces: list[str] = []
+    for word in words:
+        is_value = bool(pieces) and not word.startswith("-") and pieces[-1].startswith("-") and " " not in pieces[-1]
+        if is_value:
+            pieces[-1] += f" {word}"
+        else:
+            pieces.append(word)
+    return pieces

@@ -1,0 +1,46 @@
+"""Where every number comes from: each term with its formula, its inputs, and the source of each input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fitcalc.ledger import Term
+from fitcalc.spec.report import DeviceReport, FitReport
+from fitcalc.units import format_gib
+
+
+def explain_text(report: FitReport) -> str:
+    """One block per device (equal ranks once) and term."""
+    lines = ["", "Where the numbers come from", ""]
+    seen: set[tuple[str, tuple[Term, ...]]] = set()
+    for device in report.devices:
+        key = (device.id, device.terms)
+        if key not in seen:
+            seen.add(key)
+            lines += _device(device)
+    lines += [f"model: {report.model['source']}"] if report.model.get("source") else []
+    return "\n".join(lines)
+
+
+def _device(device: DeviceReport) -> Iterator[str]:
+    yield f"{device.name} (rank {device.rank})"
+    for term in device.terms:
+        yield from _term(term)
+    yield ""
+
+
+def _term(term: Term) -> Iterator[str]:
+    spread = "" if term.low_bytes == term.high_bytes else f", {term.low_bytes:,} to {term.high_bytes:,}"
+    yield f"  {term.name} = {term.bytes:,} B ({format_gib(term.bytes)}; {term.basis}{spread})"
+    if term.formula:
+        yield f"      {term.formula}"
+    for entry in term.inputs:
+        where = f"   [{entry.source}]" if entry.source else ""
+        yield f"        {entry.name} = {_value(entry.value)}{where}"
+    if term.note:
+        yield f"      {term.note}"
+
+
+def _value(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

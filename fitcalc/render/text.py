@@ -1,0 +1,227 @@
+"""The report as text, one screen: the verdict first, a bar per device, the terms, the limits, what to run."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from fitcalc.ledger import Term
+from fitcalc.render.command import wrap_command
+from fitcalc.render.style import Style, plain
+from fitcalc.spec.report import DeviceReport, Estimate, FitReport, QuantChoice
+from fitcalc.units import GIB, MIB, format_gib
+
+_VERDICTS = {
+    "fits": ("FITS", "green"),
+    "tight": ("TIGHT", "yellow"),
+    "does_not_fit": ("DOES NOT FIT", "red"),
+    "unknown": ("UNDECIDED", "yellow"),
+}
+_LABEL = 12
+
+
+def report_text(report: FitReport, style: Style) -> str:
+    """The whole report; every line stays within the style's width unless a single word is longer."""
+    sections = [
+        [_title(report, style)],
+        list(_verdict_lines(report, style)),
+        *([*_device_lines(group, style)] for group in _groups(report)),
+        list(_limit_lines(report, style)),
+        list(_choice_lines(report, style)),
+        list(_recommendation_lines(report, style)),
+    ]
+    text = "\n\n".join("\n".join(lines) for lines in sections if lines)
+    return text if style.blocks else plain(text)
+
+
+def _title(report: FitReport, style: Style) -> str:
+    recommended = report.recommendation
+    parts = [report.model["name"]]
+    if recommended is not None:
+        parts += [report.inputs["quant_name"], report.inputs["engine_name"]]
+    parts.append(report.inputs["devices_name"])
+    lines = textwrap.wrap(" · ".join(parts), style.width, subsequent_indent="  ")
+    return "\n".join(style.paint(line, "bold") for line in lines)
+
+
+def _verdict_lines(report: FitReport, style: Style) -> Iterator[str]:
+    word, color = _VERDICTS[report.verdict]
+    context, requests = report.inputs["context_tokens"], report.inputs["concurrency"]
+    asked = f"{context:,} tokens × {requests} request{'s' if requests != 1 else ''}"
+    lead = "  " + style.paint(word, "bold", color) + " " * max(2, _LABEL - len(word))
+    body = textwrap.wrap(f"{asked}{_room(report)}", style.width - max(_LABEL, len(word)) - 4)
+    yield lead + body[0]
+    yield from (" " * (len(word) + 2 + max(2, _LABEL - len(word))) + line for line in body[1:])
+
+
+def _room(report: FitReport) -> str:
+    tight = tightest(report)
+    if tight is None or tight.headroom_bytes is None:
+        return ""
+    room = format_gib(abs(tight.headroom_bytes), 1)
+    if report.verdict == "does_not_fit":
+        return f", {room} too much for {tight.name}"
+    more = f"; the high end of the estimate is {format_gib(max(tight.high_bytes - (tight.usable_bytes or 0), 0))} over"
+    each = " on each" if len([d for d in report.devices if d.decisive]) > 1 else ""
+    return f", {room} to spare{each}" + (more if report.verdict == "tight" else "")
+
+
+def tightest(report: FitReport) -> DeviceReport | None:
+    """The device that runs out first; None when no decisive device has a known capacity."""
+    known = [device for device in report.devices if device.decisive and device.headroom_bytes is not None]
+    return min(known, key=lambda device: device.headroom_bytes or 0, default=None)
+
+
+def _groups(report: FitReport) -> list[list[DeviceReport]]:
+    """Devices with the same ledger are shown once."""
+    groups: list[list[DeviceReport]] = []
+    for device in report.devices:
+        same = next((g for g in groups if g[0].id == device.id and _figures(g[0]) == _figures(device)), None)
+        if same is None:
+            groups.append([device])
+        else:
+            same.append(device)
+    return groups
+
+
+def _figures(device: DeviceReport) -> list[tuple[str, int]]:
+    return [(term.name, term.bytes) for term in device.terms]
+
+
+def _device_lines(group: list[DeviceReport], style: Style) -> Iterator[str]:
+    device = group[0]
+    name = f"{device.name}, each of {len(group)}" if len(group) > 1 else device.name
+    usable = device.usable_bytes
+    capacity = "size not given" if usable is None else f"{usable / GIB:,.1f} GiB usable"
+    if device.capacity_bytes and usable and device.capacity_bytes - usable > GIB // 20:
+        capacity += f" of {device.capacity_bytes / GIB:,.1f}"
+    yield "  " + style.paint(name, "bold") + "  " + style.paint(capacity, "dim")
+    if usable and device.decisive:
+        yield "  " + _bar(device, style)
+    terms = [term for term in device.terms if term.bytes or term.high_bytes]
+    width = max((len(_term_name(term)) for term in terms), default=0)
+    for term in terms:
+        yield _term_line(term, width, style)
+    yield "  " + f"{'total':<{width}}  {format_gib(device.total_bytes):>11}  {_spread_of_total(device)}".rstrip()
+
+
+def _term_name(term: Term) -> str:
+    return term.name.replace("_", " ")
+
+
+def _term_line(term: Term, width: int, style: Style) -> str:
+    head = f"  {_term_name(term):<{width}}  {format_gib(term.bytes):>11}  {_spread(term):<13} "
+    room = style.width - len(head)
+    note = term.note or term.formula
+    if room < 16 or not note:
+        return head.rstrip()
+    return head + style.paint(textwrap.shorten(note, room, placeholder=" …"), "dim")
+
+
+def _spread(term: Term) -> str:
+    if term.basis == "unknown":
+        return f"up to {term.high_bytes / GIB:,.2f}"
+    return _interval(term.low_bytes, term.high_bytes) or term.basis
+
+
+def _spread_of_total(device: DeviceReport) -> str:
+    return _interval(device.low_bytes, device.high_bytes)
+
+
+def _interval(low: int, high: int) -> str:
+    if low == high:
+        return ""
+    if high < GIB // 10:
+        return f"{low / MIB:,.0f}–{high / MIB:,.0f} MiB"
+    return f"{low / GIB:,.2f}–{high / GIB:,.2f}"
+
+
+def _bar(device: DeviceReport, style: Style) -> str:
+    """Full blocks for the estimate, shaded for its spread and for what the engine keeps back."""
+    usable = device.usable_bytes or 1
+    width = max(20, style.width - 4)
+    reserve = sum(term.bytes for term in device.terms if term.name == "reserve")
+    spread = device.high_bytes - device.total_bytes
+    full = min(width, round((device.total_bytes - reserve) / usable * width))
+    over = min(width - full, round(spread / usable * width))
+    kept = min(width - full - over, round(reserve / usable * width))
+    color = "red" if device.total_bytes > usable else "yellow" if device.high_bytes > usable else "green"
+    bar = style.paint("█" * full, color) + "▒" * over + "░" * kept
+    return bar + " " * (width - full - over - kept) + "▏"
+
+
+def _limit_lines(report: FitReport, style: Style) -> Iterator[str]:
+    limits = report.limits
+    requests, context = report.inputs["concurrency"], report.inputs["context_tokens"]
+    parts = []
+    if limits.max_context_tokens:
+        own = report.model["max_context_tokens"]
+        whole = " (the model's own limit)" if own and limits.max_context_tokens >= own else ""
+        parts.append(f"{limits.max_context_tokens:,} tokens for {_requests(requests)}{whole}")
+    if limits.max_concurrency:
+        parts.append(f"{_requests(limits.max_concurrency)} at {context:,} tokens")
+    per_token = report.kv_cache.bytes_per_token
+    if per_token:
+        parts.append(f"{per_token / 1024:,.4g} KiB of cache per token")
+    if parts:
+        yield from _labelled("limits", " · ".join(parts), style)
+    speed = report.speed
+    rates = [
+        f"{_rate(estimate)} {unit}"
+        for estimate, unit in (
+            (speed.decode_tokens_per_s, "tok/s one request"),
+            (speed.time_to_first_token_s, "s to the first token"),
+            (speed.total_tokens_per_s, "tok/s in total"),
+        )
+        if estimate is not None
+    ]
+    if rates:
+        yield from _labelled("speed", " · ".join(rates), style)
+
+
+def _requests(count: int) -> str:
+    return f"{count:,} request{'s' if count != 1 else ''}"
+
+
+def _rate(estimate: Estimate) -> str:
+    return f"{estimate.estimate:,.3g} ({estimate.low:,.3g}–{estimate.high:,.3g})"
+
+
+def _labelled(label: str, text: str, style: Style, *, looks: tuple[str, ...] = ()) -> Iterator[str]:
+    lines = textwrap.wrap(text, style.width - _LABEL - 2, break_on_hyphens=False) or [""]
+    yield f"  {style.paint(f'{label:<{_LABEL - 2}}', *looks)}  {lines[0]}"
+    yield from (" " * (_LABEL + 2) + line for line in lines[1:])
+
+
+def _choice_lines(report: FitReport, style: Style) -> Iterator[str]:
+    if len(report.choices) < 2:
+        return
+    yield "  " + style.paint(f"{'quantization':<14} {'weights':>10} {'total':>10} {'largest context':>16}", "dim")
+    for row in report.choices:
+        yield _choice_line(row, row.quant == report.inputs["quant"], style)
+
+
+def _choice_line(row: QuantChoice, chosen: bool, style: Style) -> str:
+    word, color = _VERDICTS[row.verdict]
+    context = f"{row.max_context_tokens:,}" if row.max_context_tokens else "–"
+    mark = "→" if chosen else " "
+    figures = f"{row.quant:<14} {row.weights_bytes / GIB:>6,.1f} GiB {row.total_bytes / GIB:>6,.1f} GiB {context:>16}"
+    return f"{mark} {figures}  {style.paint(word.lower(), color)}"
+
+
+def _recommendation_lines(report: FitReport, style: Style) -> Iterator[str]:
+    found = report.recommendation
+    if found is None:
+        return
+    label = "RECOMMENDED" if report.verdict in ("fits", "tight") else "INSTEAD"
+    if report.verdict in ("fits", "tight"):
+        yield from _labelled(label, found.summary, style, looks=("bold",))
+        yield from ("    " + line for line in wrap_command(found.command, style.width - 4))
+    for index, reason in enumerate(found.reasons):
+        yield from _labelled("because" if index == 0 else "", reason, style)
+    for index, other in enumerate(found.alternatives):
+        word = "" if other.verdict == "fits" else f" ({_VERDICTS[other.verdict][0].lower()})"
+        lead = ("or" if report.verdict in ("fits", "tight") else "instead") if index == 0 else ""
+        yield from _labelled(lead, other.summary + word, style)
+    if report.verdict == "does_not_fit" and not found.alternatives:
+        yield from _labelled("instead", "nothing in the catalogue comes close on this device", style)

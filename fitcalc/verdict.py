@@ -1,0 +1,188 @@
+"""One question, one answer: the ledgers of a plan held against capacity, and how far it could be stretched.
+
+A Case is everything that is fixed once model, scheme, engine, machine and options are chosen; context and
+concurrency are put in afterwards, so that limits are found by bisection over the engine's own formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fitcalc import engines, ledger
+from fitcalc.engines.base import DeviceLedger
+from fitcalc.spec.engine import EngineProfile
+from fitcalc.spec.hardware import Machine
+from fitcalc.spec.model import CacheLayer, ModelSpec
+from fitcalc.spec.quant import Scheme
+from fitcalc.spec.report import DeviceReport, Limits, Verdict
+from fitcalc.spec.workload import Workload
+from fitcalc.units import least
+
+CONTEXT_CEILING_TOKENS = 2**20
+"""Where the search for the largest context stops for models without a limit of their own."""
+CONCURRENCY_CEILING = 2**16
+_ORDER: tuple[Verdict, ...] = ("does_not_fit", "unknown", "tight", "fits")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A plan that is settled but for context and concurrency. `prepared` belongs to the engine's module."""
+
+    model: ModelSpec
+    scheme: Scheme
+    profile: EngineProfile
+    machine: Machine
+    workload: Workload
+    engine: Any
+    prepared: Any
+
+    def ledgers(self, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
+        """The terms of every device at this context and concurrency."""
+        result: tuple[DeviceLedger, ...] = self.engine.ledgers(self.prepared, context_tokens, concurrency)
+        return result
+
+
+def case_of(model: ModelSpec, scheme: Scheme, profile: EngineProfile, machine: Machine, workload: Workload) -> Case:
+    """Prepare a plan with the engine's module; the engine must have accepted the combination (engines.refusal)."""
+    module = engines.load(profile)
+    prepared = module.prepare(model, scheme, machine, workload, profile)
+    return Case(model, scheme, profile, machine, workload, module, prepared)
+
+
+def device_verdict(entry: DeviceLedger) -> Verdict:
+    """The answer of one device: high end within what a process can get, estimate within, or not."""
+    if not entry.decisive:
+        return "fits"
+    usable = entry.usable_bytes
+    if usable is None:
+        return "unknown"
+    if ledger.high_bytes(entry.terms) <= usable:
+        return "fits"
+    undecided = any(term.basis == "unknown" for term in entry.terms)
+    if (ledger.low_bytes if undecided else ledger.total_bytes)(entry.terms) > usable:
+        return "does_not_fit"
+    return "unknown" if undecided else "tight"
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict of the whole: the worst of its devices."""
+    return min(verdicts, key=_ORDER.index)
+
+
+def verdict_of(case: Case, context_tokens: int, concurrency: int) -> Verdict:
+    """The answer for the whole plan; what a model leaves unknown can only be decided towards 'does not fit'."""
+    found = worst([device_verdict(entry) for entry in case.ledgers(context_tokens, concurrency)])
+    return "unknown" if case.model.unknowns and found != "does_not_fit" else found
+
+
+def holds(case: Case, context_tokens: int, concurrency: int) -> bool:
+    """The estimate stays within every device that decides (verdict fits or tight, unknown sizes apart)."""
+    for entry in case.ledgers(context_tokens, concurrency):
+        if entry.decisive and entry.usable_bytes is not None:
+            if ledger.total_bytes(entry.terms) > entry.usable_bytes:
+                return False
+        elif entry.decisive:
+            return False
+    return True
+
+
+def largest(accepts: Callable[[int], bool], ceiling: int) -> int:
+    """Largest number from 0 to `ceiling` that a monotone test accepts; 0 when it refuses 1."""
+    if accepts(ceiling):
+        return ceiling
+    low, high = 0, ceiling
+    step = 1
+    while step < ceiling and accepts(step):
+        low, step = step, step * 2
+    high = min(step, ceiling)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if accepts(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def max_context_tokens(case: Case, concurrency: int) -> int:
+    """Largest context per request that fits at this concurrency, within the model's own limit; 0 for none."""
+    ceiling = case.model.max_context_tokens or CONTEXT_CEILING_TOKENS
+    return largest(lambda tokens: holds(case, tokens, concurrency), ceiling)
+
+
+def max_concurrency(case: Case, context_tokens: int) -> int:
+    """Largest number of requests at this context that fits together; 0 for none."""
+    return largest(lambda requests: holds(case, context_tokens, requests), CONCURRENCY_CEILING)
+
+
+def limits_of(case: Case, context_tokens: int, concurrency: int) -> Limits:
+    """How far the plan could be stretched; None where a decisive capacity is unknown."""
+    entries = case.ledgers(context_tokens, concurrency)
+    if case.model.unknowns or any(entry.decisive and entry.usable_bytes is None for entry in entries):
+        return Limits(None, None, None)
+    pool = case.engine.pool(case.prepared, context_tokens, concurrency)
+    return Limits(
+        max_context_tokens=max_context_tokens(case, concurrency) if case.model.cache_layers else None,
+        max_concurrency=max_concurrency(case, context_tokens),
+        kv_cache_tokens=None if pool is None else int(pool.tokens),
+    )
+
+
+def growing_elems(layer: CacheLayer, context_tokens: int) -> int:
+    """Elements that one more token of context adds over the layers of one kind; 0 once a window is full."""
+    if layer.kind in ("recurrent", "cross"):
+        return 0
+    if layer.kind in ("sliding", "chunked") and context_tokens >= layer.window_tokens:
+        return 0
+    return layer.elems_per_token * len(layer.layers) // layer.compression
+
+
+def kv_bytes_per_token(case: Case, context_tokens: int) -> int:
+    """Bytes that one more token of context costs, one logical copy, in the plan's KV type."""
+    block_elems, block_bytes = kv_block(case)
+    elems = sum(growing_elems(layer, context_tokens) for layer in case.model.cache_layers)
+    return elems * block_bytes // block_elems
+
+
+def kv_block(case: Case) -> tuple[int, int]:
+    """(elements, bytes) of a block of the KV type the plan uses; the engine's default is the first it lists."""
+    types = case.profile.kv_types
+    return types[case.workload.kv_dtype or next(iter(types))]
+
+
+def device_report(entry: DeviceLedger) -> DeviceReport:
+    """The ledger of a device in the shape of the contract."""
+    total = ledger.total_bytes(entry.terms)
+    return DeviceReport(
+        id=entry.id,
+        name=entry.name,
+        rank=entry.rank,
+        capacity_bytes=entry.capacity_bytes,
+        usable_bytes=entry.usable_bytes,
+        total_bytes=total,
+        low_bytes=ledger.low_bytes(entry.terms),
+        high_bytes=ledger.high_bytes(entry.terms),
+        headroom_bytes=None if entry.usable_bytes is None else entry.usable_bytes - total,
+        decisive=entry.decisive,
+        terms=entry.terms,
+    )
+
+
+def tightest_headroom(entries: Sequence[DeviceLedger]) -> int | None:
+    """Headroom of the device that runs out first; None when a decisive capacity is unknown."""
+    rooms = [
+        None if entry.usable_bytes is None else entry.usable_bytes - ledger.total_bytes(entry.terms)
+        for entry in entries
+        if entry.decisive
+    ]
+    known = [room for room in rooms if room is not None]
+    return min(known) if known and len(known) == len(rooms) else None
+
+
+def default_context(model: ModelSpec, asked: int | None) -> int:
+    """The context asked for, else 8192 or the model's own limit if that is smaller."""
+    if asked is not None:
+        return asked
+    return int(least(8192, model.max_context_tokens or 8192))
