@@ -20,7 +20,8 @@ def from_config(config: Config) -> ModelSpec:
     Raises ModelFileError for a key that is missing or of the wrong type, UnsupportedModelError for a model_type
     that no family here builds.
     """
-    model_type = str(config.get("model_type", ""))
+    # parts of image generators name their class instead
+    model_type = str(config.get("model_type") or config.get("_class_name") or "")
     place = BUILDERS.get(model_type)
     if place is None:
         hint = "fitcalc models lists the families it knows"
