@@ -27,9 +27,14 @@ class Device:
     arch: str = ""
     compute_capability: str = ""
     bandwidth_bytes_per_s: float | None = None
+    """Peak of the memory."""
+    read_bandwidth_bytes_per_s: float | None = None
+    """What a program was measured to read, where that is known."""
     fp32_flop_per_s: float | None = None
     fp16_flop_per_s: float | None = None
     """Tensor rate with fp32 accumulation."""
+    fp16_fast_flop_per_s: float | None = None
+    """Tensor rate with fp16 accumulation, where it differs."""
     bf16_flop_per_s: float | None = None
     fp8_flop_per_s: float | None = None
     int8_op_per_s: float | None = None

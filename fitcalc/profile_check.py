@@ -1,0 +1,80 @@
+"""Holding a user's profile file to its form with pydantic, and the JSON Schemas of the forms. Never on a plain run."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any
+
+from fitcalc.errors import ProfileError
+from fitcalc.profile_forms import FORMS
+
+SCHEMA_NAMES = {
+    "models": "model",
+    "pipelines": "pipeline",
+    "gpus": "gpu",
+    "cpus": "cpu",
+    "quants": "quant",
+    "engines": "engine",
+}
+"""Kind of profile -> name of its JSON Schema in profiles/schema/."""
+
+
+@cache
+def _adapter(kind: str) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(FORMS[kind])
+
+
+def check(kind: str, content: dict[str, Any], path: str) -> None:
+    """Raise a ProfileError of one line (file, field, reason) when `content` does not have the form of its kind."""
+    from pydantic import ValidationError
+    from pydantic_core import to_json
+
+    try:
+        _adapter(kind).validate_json(to_json(content))
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        message, hint = _told(kind, problems[0])
+        raise ProfileError(f"{path}: {message}{more}", hint=hint) from error
+
+
+def schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema of a kind's file form."""
+    described: dict[str, Any] = _adapter(kind).json_schema()
+    name = SCHEMA_NAMES[kind]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **described,
+        "title": f"fitcalc {name} profile",
+        # Editors that complete TOML put the schema's own name into the file.
+        "properties": {**described["properties"], "$schema": {"type": "string"}},
+    }
+
+
+def _told(kind: str, problem: Any) -> tuple[str, str]:
+    """What is wrong and what to try, from one of pydantic's errors."""
+    place = ".".join(str(part) for part in problem["loc"])
+    found = problem.get("input")
+    match problem["type"]:
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            return f"unknown key {place!r}", _nearest(kind, str(problem["loc"][-1]))
+        case "missing" | "missing_argument":
+            return f"{place} is missing", f"every profile in {kind}/ needs it"
+        case "string_type" if isinstance(found, int | float) and not isinstance(found, bool):
+            return f"{place} is the bare number {found}", f'write it as a string with its unit, such as "{found} GiB"'
+        case _:
+            shown = repr(found)
+            return f"{place}: {problem['msg']}, not {shown if len(shown) <= 40 else shown[:37] + '...'}", (
+                "the forms are described in profiles/schema/"
+            )
+
+
+def _nearest(kind: str, key: str) -> str:
+    from difflib import get_close_matches
+
+    known = [field.name for field in fields(FORMS[kind])] if is_dataclass(FORMS[kind]) else []
+    near = get_close_matches(key, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"

@@ -1,0 +1,95 @@
+"""profiles/index.json and profiles/schema/*.json: what is generated from the profiles and their forms.
+
+`python -m fitcalc.profile_index` writes them anew; a test holds the files to what this module builds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from fitcalc import catalog
+from fitcalc.errors import ProfileError
+from fitcalc.profile_check import SCHEMA_NAMES, schema
+from fitcalc.profile_files import packaged_folder, read_toml, stems
+from fitcalc.profile_forms import device_of, form_of
+
+_SHARED_NAMES = (("models", "pipelines"), ("gpus", "cpus"), ("quants",), ("engines",))
+"""Kinds whose names must not collide: one word on the command line may mean either."""
+
+
+def build_index(folder: str) -> dict[str, Any]:
+    """{kind: {canonical name: id}}, their notes, and the sizes by which alternatives are looked up.
+
+    Raises ProfileError when two profiles claim one name.
+    """
+    index: dict[str, Any] = {kind: {} for kind in catalog.KINDS} | {"notes": {}, "sizes": {"gpus": {}, "models": {}}}
+    for kinds in _SHARED_NAMES:
+        contents = [(kind, stem, content) for kind in kinds for stem, content in _profiles(folder, kind)]
+        owners: dict[str, str] = {}
+        for kind, stem, content in contents:
+            for name, note in catalog.names_of(stem, content).items():
+                key = catalog.key_of(kind, name)
+                _claim(owners, key, f"{kind}/{stem}", name)
+                index[kind][key] = stem
+                if note:
+                    index["notes"].setdefault(kind, {})[key] = note
+        for key, place in _repositories(contents, owners).items():
+            kind, _, stem = place.partition("/")
+            index[kind][key] = stem
+    for stem, content in _profiles(folder, "gpus"):
+        device = device_of(form_of("gpus", content), stem)
+        index["sizes"]["gpus"][stem] = [device.kind, device.segment, device.vendor, device.usable_bytes]
+    for stem, content in _profiles(folder, "models"):
+        counted = content.get("params") or content.get("params_published")
+        index["sizes"]["models"][stem] = [content.get("family", ""), content["config"].get("model_type", ""), counted]
+    ordered: dict[str, Any] = _sorted(index)
+    return ordered
+
+
+def _claim(owners: dict[str, str], key: str, place: str, name: str) -> None:
+    if not key or owners.setdefault(key, place) != place:
+        raise ProfileError(f"{place} and {owners.get(key)} both answer to {name!r}", hint="a name means one profile")
+
+
+def _repositories(contents: list[tuple[str, str, dict[str, Any]]], owners: dict[str, str]) -> dict[str, str]:
+    """Repositories in full, and all names without their organisation, where only one profile has them."""
+    places: dict[str, set[str]] = {}
+    for kind, stem, content in contents:
+        repository = content.get("hf_repo", "")
+        names = [*catalog.names_of(stem, content), *([repository] if repository else [])]
+        for key in (catalog.key_of(kind, name) for name in names):
+            places.setdefault(key, set()).add(f"{kind}/{stem}")
+            places.setdefault(key.rpartition("/")[2], set()).add(f"{kind}/{stem}")
+    return {key: next(iter(found)) for key, found in places.items() if key not in owners and len(found) == 1}
+
+
+def _profiles(folder: str, kind: str) -> list[tuple[str, dict[str, Any]]]:
+    place = os.path.join(folder, kind)
+    return [(stem, read_toml(os.path.join(place, f"{stem}.toml"))) for stem in sorted(stems(place))]
+
+
+def _sorted(value: Any) -> Any:
+    return {key: _sorted(value[key]) for key in sorted(value)} if isinstance(value, dict) else value
+
+
+def texts(folder: str) -> dict[str, str]:
+    """Path below `folder` -> content, of every generated file."""
+    files = {"index.json": json.dumps(build_index(folder), ensure_ascii=False, separators=(",", ":"), indent=0) + "\n"}
+    for kind, name in SCHEMA_NAMES.items():
+        files[f"schema/{name}.json"] = json.dumps(schema(kind), indent=2, ensure_ascii=False) + "\n"
+    return files
+
+
+def main() -> None:
+    """Write the generated files of this checkout."""
+    folder = packaged_folder()
+    os.makedirs(os.path.join(folder, "schema"), exist_ok=True)
+    for path, text in texts(folder).items():
+        with open(os.path.join(folder, path), "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+
+
+if __name__ == "__main__":
+    main()
