@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
-from fitcalc import profile_forms
+from fitcalc.catalog import forms
+from fitcalc.catalog.files import packaged_folder, read_toml, stems, user_folders
+from fitcalc.catalog.files import use_folders as use_folders
+from fitcalc.catalog.names import canonical, canonical_device, closest, is_stem
 from fitcalc.errors import FitcalcError, ProfileError, UnknownNameError
-from fitcalc.names import canonical, canonical_device, closest, is_stem
-from fitcalc.profile_files import packaged_folder, read_toml, stems, user_folders
-from fitcalc.profile_files import use_folders as use_folders
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Device
 from fitcalc.spec.model import ModelSpec
@@ -192,7 +192,7 @@ def _content(found: Found) -> dict[str, Any]:
     """The file's content, validated when the file is not one of fitcalc's own."""
     content = read_toml(found.path)
     if os.path.dirname(os.path.dirname(found.path)) != packaged_folder():
-        from fitcalc.profile_check import check
+        from fitcalc.catalog.check import check
 
         check(found.kind, content, found.path)
     return content
@@ -215,14 +215,14 @@ def load_model(name: str) -> ModelSpec:
     Raises UnknownNameError, ProfileError, or what `architectures.from_config` raises.
     """
     found = resolve("models", name)
-    spec: ModelSpec = _spec(found, lambda content: _model(profile_forms.form_of("models", content), found))
+    spec: ModelSpec = _spec(found, lambda content: _model(forms.form_of("models", content), found))
     return spec
 
 
-def _model(form: profile_forms.ModelForm, found: Found) -> ModelSpec:
+def _model(form: forms.ModelForm, found: Found) -> ModelSpec:
     from fitcalc.architectures import from_config
 
-    spec = from_config(profile_forms.config_of(form))
+    spec = from_config(forms.config_of(form))
     notes = [*([found.note] if found.note else []), *form.notes, *spec.notes]
     if form.params is not None and spec.params_total != form.params and not spec.unknowns:
         notes.append(f"the tensors count {spec.params_total:,} parameters, the profile says {form.params:,}")
@@ -246,9 +246,7 @@ def load_device(name: str) -> Device:
     if _BARE_SIZE.fullmatch(name):
         return device_from_size(name)
     found = resolve("device", name)
-    device: Device = _spec(
-        found, lambda content: profile_forms.device_of(profile_forms.form_of(found.kind, content), found.id)
-    )
+    device: Device = _spec(found, lambda content: forms.device_of(forms.form_of(found.kind, content), found.id))
     return replace(device, notes=(found.note, *device.notes)) if found.note else device
 
 
@@ -285,18 +283,14 @@ def load_ggml() -> GgmlTable:
 def load_engine(name: str) -> EngineProfile:
     """The engine of an id or alias."""
     found = resolve("engines", name)
-    engine: EngineProfile = _spec(
-        found, lambda content: profile_forms.engine_of(profile_forms.form_of("engines", content), found.id)
-    )
+    engine: EngineProfile = _spec(found, lambda content: forms.engine_of(forms.form_of("engines", content), found.id))
     return engine
 
 
 def load_pipeline(name: str) -> Pipeline:
     """The pipeline (models that run together) of an id or alias."""
     found = resolve("pipelines", name)
-    pipeline: Pipeline = _spec(
-        found, lambda content: profile_forms.pipeline_of(profile_forms.form_of("pipelines", content), found.id)
-    )
+    pipeline: Pipeline = _spec(found, lambda content: forms.pipeline_of(forms.form_of("pipelines", content), found.id))
     return pipeline
 
 

@@ -6,8 +6,8 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any
 
+from fitcalc.catalog.forms import FORMS
 from fitcalc.errors import ProfileError
-from fitcalc.profile_forms import FORMS
 
 SCHEMA_NAMES = {
     "models": "model",

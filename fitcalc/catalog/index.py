@@ -1,6 +1,6 @@
 """profiles/index.json and profiles/schema/*.json: what is generated from the profiles and their forms.
 
-`python -m fitcalc.profile_index` writes them anew; a test holds the files to what this module builds.
+`python -m fitcalc.catalog` writes them anew; a test holds the files to what this module builds.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import os
 from typing import Any
 
 from fitcalc import catalog
+from fitcalc.catalog.check import SCHEMA_NAMES, schema
+from fitcalc.catalog.files import read_toml, stems
+from fitcalc.catalog.forms import device_of, form_of
 from fitcalc.errors import ProfileError
-from fitcalc.profile_check import SCHEMA_NAMES, schema
-from fitcalc.profile_files import packaged_folder, read_toml, stems
-from fitcalc.profile_forms import device_of, form_of
 
 _SHARED_NAMES = (("models", "pipelines"), ("gpus", "cpus"), ("quants",), ("engines",))
 """Kinds whose names must not collide: one word on the command line may mean either."""
@@ -80,16 +80,3 @@ def texts(folder: str) -> dict[str, str]:
     for kind, name in SCHEMA_NAMES.items():
         files[f"schema/{name}.json"] = json.dumps(schema(kind), indent=2, ensure_ascii=False) + "\n"
     return files
-
-
-def main() -> None:
-    """Write the generated files of this checkout."""
-    folder = packaged_folder()
-    os.makedirs(os.path.join(folder, "schema"), exist_ok=True)
-    for path, text in texts(folder).items():
-        with open(os.path.join(folder, path), "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-
-
-if __name__ == "__main__":
-    main()

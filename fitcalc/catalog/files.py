@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from fitcalc.catalog.names import is_stem
 from fitcalc.errors import ProfileError
-from fitcalc.names import is_stem
 
 _LARGEST_FILE_BYTES = 1_000_000
 _extra_folders: tuple[str, ...] = ()
@@ -28,7 +28,7 @@ def use_folders(folders: Sequence[str]) -> None:
 @lru_cache(maxsize=1)
 def packaged_folder() -> str:
     """The profiles that come with fitcalc: inside the installed package, or beside it in a checkout."""
-    here = os.path.dirname(os.path.abspath(__file__))
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     installed = os.path.join(here, "profiles")
     return installed if os.path.isdir(installed) else os.path.join(os.path.dirname(here), "profiles")
 
