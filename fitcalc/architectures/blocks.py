@@ -64,8 +64,9 @@ def embedding(
 
 
 def lm_head(vocab: int, hidden: int, *, tied: bool, bias: bool = False, name: str = "lm_head") -> list[Tensor]:
-    """The output projection; nothing when it is the embedding."""
-    return [] if tied else linear(name, "lm_head", vocab, hidden, split="vocab", bias=bias)
+    """The output projection; when it is the embedding, its bias alone."""
+    projection = linear(name, "lm_head", vocab, hidden, split="vocab", bias=bias)
+    return projection[1:] if tied else projection
 
 
 def attention(
@@ -196,6 +197,23 @@ def plain_mlp(
     """Two matrices around an activation (GPT-2, Falcon, Phi)."""
     return [
         *linear(f"{prefix}.{names[0]}", "mlp_up", width, hidden, layers, bias=bias, part=part),
+        *linear(f"{prefix}.{names[1]}", "mlp_down", hidden, width, layers, split="rows", bias=bias, part=part),
+    ]
+
+
+def fused_gated_mlp(
+    prefix: str,
+    hidden: int,
+    width: int,
+    layers: Layers,
+    *,
+    bias: bool = False,
+    names: tuple[str, str] = ("gate_up_proj", "down_proj"),
+    part: Part = "text",
+) -> list[Tensor]:
+    """Gate and up in one matrix of 2 x width rows (Phi-3, GLM-4)."""
+    return [
+        *linear(f"{prefix}.{names[0]}", "mlp_gate_up", 2 * width, hidden, layers, bias=bias, part=part),
         *linear(f"{prefix}.{names[1]}", "mlp_down", hidden, width, layers, split="rows", bias=bias, part=part),
     ]
 

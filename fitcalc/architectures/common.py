@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fitcalc.architectures.config import Config, integer_or
+from fitcalc.architectures.config import Config, fraction, integer, integer_or
+from fitcalc.errors import ModelFileError
 from fitcalc.spec.model import CacheLayer, ModelSpec, Rope, Tensor
 
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "half": "fp16", "float": "fp32"}
-_CONTEXT_KEYS = ("max_position_embeddings", "max_seq_len", "n_positions", "n_ctx", "seq_length", "max_sequence_length")
+_CONTEXT_KEYS = (
+    "max_position_embeddings", "max_seq_len", "n_positions", "n_ctx", "seq_length", "max_sequence_length",
+    "model_max_length",
+)  # fmt: skip
+_LARGEST_FACTOR = 2**20
 
 
 def dtype_of(config: Config) -> str:
@@ -27,24 +32,47 @@ def max_context_of(config: Config) -> int | None:
     return None
 
 
+def rotary_dim_of(config: Config, head_dim: int, share: float = 1.0) -> int:
+    """Elements of a head that are rotated: rotary_dim, else partial_rotary_factor (rotary_pct), else `share` of it."""
+    if config.get("rotary_dim") is not None:
+        return min(integer(config, "rotary_dim"), head_dim)
+    parameters = config.get("rope_parameters")
+    places = (config, parameters if isinstance(parameters, dict) else {})
+    for place in places:
+        for key in ("partial_rotary_factor", "rotary_pct"):
+            share = fraction(place, key, share)
+    return int(head_dim * share)
+
+
 def rope_of(config: Config, rotary_dim: int, *, tables: int = 1) -> Rope | None:
     """The rotary set-up from rope_scaling / rope_parameters; `rotary_dim` elements of each head are rotated."""
     positions = max_context_of(config)
     if not positions or not rotary_dim:
         return None
     scaling: Any = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if isinstance(scaling, dict) and isinstance(scaling.get("full_attention"), dict):
+        scaling = scaling["full_attention"]
     if not isinstance(scaling, dict) or any(isinstance(value, dict) for value in scaling.values()):
         scaling = {}
     kind = str(scaling.get("rope_type") or scaling.get("type") or "")
-    factor = scaling.get("factor")
     return Rope(
         rotary_dim=rotary_dim,
         positions=positions,
         scaling="" if kind == "default" else kind,
-        factor=float(factor) if isinstance(factor, int | float) else 1.0,
-        original_positions=integer_or(scaling, "original_max_position_embeddings", 0),
+        factor=_factor_of(scaling),
+        original_positions=integer_or({**config, **scaling}, "original_max_position_embeddings", 0),
         tables=tables,
     )
+
+
+def _factor_of(scaling: Config) -> float:
+    """The factor that positions are stretched by; 1 where the scaling has none."""
+    factor = scaling.get("factor")
+    if factor is None:
+        return 1.0
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= _LARGEST_FACTOR:
+        raise ModelFileError(f"config: rope factor is {factor!r:.40}", hint="the factor has to be a positive number")
+    return float(factor)
 
 
 def decoder(

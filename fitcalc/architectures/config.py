@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from fitcalc.errors import ModelFileError
+from fitcalc.errors import ModelFileError, UnsupportedModelError
 
 Config = Mapping[str, Any]
 _LARGEST = 2**31
+_LARGEST_SIZE = 2**24
+_MOST_LAYERS = 10_000
 
 
 def _checked(key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         hint = f"{key} has to be a whole number"
-        raise ModelFileError(f"config: {key} is {value!r}", hint=hint)
+        raise ModelFileError(f"config: {key} is {value!r:.40}", hint=hint)
     if not 0 <= value < _LARGEST:
         raise ModelFileError(f"config: {key} is {value}", hint=f"{key} has to lie between 0 and 2^31")
     return value
@@ -41,7 +43,7 @@ def flag(config: Config, key: str, default: bool) -> bool:
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise ModelFileError(f"config: {key} is {value!r}", hint=f"{key} has to be true or false")
+        raise ModelFileError(f"config: {key} is {value!r:.40}", hint=f"{key} has to be true or false")
     return value
 
 
@@ -57,3 +59,70 @@ def window_of(config: Config) -> int:
     if config.get("use_sliding_window") is False:
         return 0
     return integer_or(config, "sliding_window", 0)
+
+
+def _bounded(config: Config, keys: tuple[str, ...], most: int) -> int:
+    value = integer(config, *keys)
+    if not 1 <= value <= most:
+        named = next(key for key in keys if config.get(key) is not None)
+        raise ModelFileError(f"config: {named} is {value}", hint=f"{named} has to lie between 1 and {most:,}")
+    return value
+
+
+def size(config: Config, *keys: str) -> int:
+    """A width, a number of heads or a vocabulary: the first of `keys` that is present, between 1 and 2^24."""
+    return _bounded(config, keys, _LARGEST_SIZE)
+
+
+def layer_count(config: Config, *keys: str) -> int:
+    """The number of layers: between 1 and 10,000, so that no file makes an inventory of millions of them."""
+    return _bounded(config, keys or ("num_hidden_layers",), _MOST_LAYERS)
+
+
+def kv_heads_of(config: Config, heads: int, *keys: str) -> int:
+    """Key/value heads from `keys` (num_key_value_heads); as many as heads when missing or null. Divides the heads."""
+    named = next((key for key in keys or ("num_key_value_heads",) if config.get(key) is not None), None)
+    if named is None:
+        return heads
+    kv_heads = _bounded(config, (named,), heads)
+    if heads % kv_heads:
+        raise ModelFileError(f"config: {named} is {kv_heads}", hint=f"{named} has to divide the {heads} heads")
+    return kv_heads
+
+
+def mapping(config: Config, key: str) -> Config:
+    """A nested object; empty when the key is missing or null."""
+    value = config.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ModelFileError(f"config: {key} is {value!r:.40}", hint=f"{key} has to be an object")
+    return value
+
+
+def fraction(config: Config, key: str, default: float) -> float:
+    """A share between 0 and 1 (partial_rotary_factor, rotary_pct)."""
+    value = config.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ModelFileError(f"config: {key} is {value!r:.40}", hint=f"{key} has to be a number between 0 and 1")
+    return float(value)
+
+
+def layer_kinds(config: Config, count: int, fallback: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """The kind of each layer from `layer_types`, `fallback` when the file has none.
+
+    Raises ModelFileError when the list does not name `count` layers, UnsupportedModelError for a kind not in `known`.
+    """
+    listed = config.get("layer_types")
+    if listed is None:
+        return tuple(fallback)
+    if not isinstance(listed, list | tuple) or len(listed) != count:
+        length = len(listed) if isinstance(listed, list | tuple) else "no list"
+        raise ModelFileError(f"config: layer_types has {length} entries for {count} layers", hint="one entry a layer")
+    strange = [kind for kind in listed if not isinstance(kind, str) or kind not in known]
+    if strange:
+        hint = f"this family knows {', '.join(sorted(known))}"
+        raise UnsupportedModelError(f"config: layer_types holds {strange[0]!r:.40}", hint=hint)
+    return tuple(listed)
