@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import cast
 
-from fitcalc.engines.base import Engine
+from fitcalc.engines.base import Engine, capability
 from fitcalc.engines.options import contradiction
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Device, Machine
@@ -59,9 +59,3 @@ def _too_old(what: str, needed: str, device: Device) -> str | None:
     if not needed or not have or have >= capability(needed):
         return None
     return f"{what} needs compute capability {needed}, {device.name} has {device.compute_capability}"
-
-
-def capability(text: str) -> tuple[int, ...]:
-    """(8, 6) from '8.6'; () where a device has none."""
-    parts = text.split(".")
-    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()

@@ -93,3 +93,9 @@ def repository(model: ModelSpec, scheme: Scheme) -> str:
     subject = (model.hf_repo.rpartition("/")[2] or model.id).replace(" ", "-")
     article = "an" if scheme.id[0] in "aefhilmnorsx" else "a"
     return f"<{article}-{scheme.id}-repository-of-{subject}>"
+
+
+def capability(text: str) -> tuple[int, ...]:
+    """(8, 6) from '8.6'; () where a device has none."""
+    parts = text.split(".")
+    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()

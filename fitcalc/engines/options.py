@@ -78,7 +78,7 @@ def _known(name: str, profile: EngineProfile) -> str:
 
 
 def contradiction(workload: Workload, profile: EngineProfile) -> str | None:
-    """An option that says something else than the request's own field: neither may silently win. None when they agree."""
+    """An option that contradicts the request's own field, in words (neither may silently win); None when none does."""
     for given, value in workload.options.items():
         field = profile.request_options.get(_known(given, profile))
         if field is None:

@@ -1,0 +1,231 @@
+"""How vLLM is started: batch limits by device, the share it may claim, what it refuses, its command, its notes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fitcalc.engines.base import capability, repository
+from fitcalc.engines.shards import Rank, rank_shape
+from fitcalc.errors import RequestError
+from fitcalc.formulas import runtime
+from fitcalc.quantization import assign
+from fitcalc.quantization.stored import Stored
+from fitcalc.spec.engine import EngineProfile
+from fitcalc.spec.hardware import Device, Machine
+from fitcalc.spec.model import ModelSpec, Tensor
+from fitcalc.spec.quant import Scheme
+from fitcalc.spec.workload import Workload
+from fitcalc.units import most
+
+if TYPE_CHECKING:
+    from fitcalc.engines.shards import Rank
+    from fitcalc.engines.vllm import Prepared
+
+_DTYPE_FLAGS = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise RequestError for values that vLLM would refuse."""
+    share = options["gpu_memory_utilization"]
+    if not 0 < share <= 1:
+        raise RequestError(f"gpu_memory_utilization is {share}", hint="it is a share of the card: above 0, at most 1")
+    if options["block_size"] <= 0:
+        raise RequestError(f"block_size is {options['block_size']}", hint="use 16, 32, 64 or 128")
+    for name in ("max_num_seqs", "max_num_batched_tokens"):
+        if options[name] < 0:
+            raise RequestError(f"{name} is {options[name]}", hint="leave it out for vLLM's own default")
+    seqs, tokens = options["max_num_seqs"], options["max_num_batched_tokens"]
+    if seqs and tokens and tokens < seqs:
+        hint = "every request needs at least one token of a batch"
+        raise RequestError(f"max_num_batched_tokens {tokens} is below max_num_seqs {seqs}", hint=hint)
+
+
+def batch_limits(profile: EngineProfile, options: Mapping[str, Any], devices: Sequence[Device]) -> tuple[int, int]:
+    """(max_num_seqs, max_num_batched_tokens): as given, else the server's defaults for the first card."""
+    known = profile.constants
+    size, name = devices[0].usable_bytes or 0, devices[0].name.lower()
+    small = any(word in name for word in known["small_batch_names"])
+    tier = 2 if size >= known["huge_memory"] else 1 if size >= known["large_memory"] and not small else 0
+    requests = options["max_num_seqs"] or known["batch_requests"][tier]
+    return requests, max(options["max_num_batched_tokens"] or known["batch_tokens"][tier], requests)
+
+
+def context_bytes(profile: EngineProfile, device: Device, processes: int) -> int:
+    """The driver's context (and communicators that exist before vLLM looks at the card)."""
+    known = profile.constants
+    small = (device.usable_bytes or 0) < known["small_memory"]
+    alone: int = device.context_bytes or known["context_small" if small else "context_single"]
+    return alone + (known["context_parallel_extra"] if processes > 1 and not small else 0)
+
+
+def utilization_e4(
+    profile: EngineProfile, options: Mapping[str, Any], devices: Sequence[Device], used_bytes: int
+) -> int:
+    """The share of every card in ten-thousandths: as given; the default comes down to what is free at start."""
+    asked = round(options["gpu_memory_utilization"] * 10000)
+    if options["gpu_memory_utilization"] != profile.options["gpu_memory_utilization"]:
+        return asked
+    for device in devices:
+        total = device.usable_bytes or 0
+        free = max(total - used_bytes - context_bytes(profile, device, len(devices)), 0)
+        if total and asked * total > free * 10000:
+            asked = free * 100 // total * 100
+    return max(asked, 100)
+
+
+def batch_of(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[Any, Any, Any]:
+    """(requests, batch limit, tokens of the profiling pass) at this context and concurrency; arrays broadcast."""
+    options, known = prepared.options, prepared.profile.constants
+    requests = prepared.requests
+    if not options["max_num_seqs"]:
+        requests = most(requests, concurrency)
+    batch = most(prepared.batch_tokens, requests)
+    chunked_above = known["chunked_above_tokens"]
+    if chunked_above and not options["max_num_batched_tokens"]:
+        whole = runtime.unchunked_tokens(batch_tokens=batch, context_tokens=context_tokens)
+        batch = batch + (whole - batch) * (context_tokens <= chunked_above)
+    tokens = runtime.profiled_tokens(batch_tokens=batch, requests=requests, context_tokens=context_tokens)
+    return requests, batch, tokens
+
+
+# --- what it refuses --------------------------------------------------------------------------------------------------
+
+
+def refusal(
+    model: ModelSpec, scheme: Scheme, machine: Machine, workload: Workload, profile: EngineProfile
+) -> str | None:
+    """Why vLLM cannot divide or run the model in this way; None when it can."""
+    ranks, stages = workload.tensor_parallel, workload.pipeline_parallel
+    if model.kind == "component":
+        return f"{profile.name} serves language models, {model.name} is a part of something else"
+    if ranks < 1 or stages < 1:
+        return "tensor and pipeline parallel degrees start at 1"
+    if ranks * stages > len(machine.gpus):
+        return f"tensor parallel {ranks} × pipeline parallel {stages} needs {ranks * stages} GPUs"
+    if stages > max(model.layers, 1):
+        return f"{model.name} has {model.layers} layers, too few for {stages} stages"
+    if ranks == 1:
+        return None
+    whole_experts = str(workload.options.get("enable_expert_parallel", "")).lower() in ("true", "1", "yes", "on")
+    return _undivided_heads(model, ranks) or _undivided_tensor(model, scheme, profile, ranks, whole_experts)
+
+
+def _undivided_heads(model: ModelSpec, ranks: int) -> str | None:
+    if model.heads and model.heads % ranks:
+        return f"tensor parallel {ranks} does not divide the {model.heads} attention heads of {model.name}"
+    for tensor in model.tensors:
+        heads = tensor.kv_heads
+        if heads and tensor.part == "text" and heads % ranks and ranks % heads:
+            return f"tensor parallel {ranks} and {heads} KV heads of {model.name} do not divide each other"
+    return None
+
+
+def _undivided_tensor(
+    model: ModelSpec, scheme: Scheme, profile: EngineProfile, ranks: int, whole_experts: bool
+) -> str | None:
+    """A dimension that does not divide, or whose share is no whole number of quantization blocks."""
+    rank = Rank(ranks=ranks, expert_ranks=ranks if whole_experts else 1, stop=model.layers)
+    padded = profile.constants["padded_expert_formats"]
+    for entry in assign(model, scheme):
+        tensor = entry.tensor
+        if tensor.part != "text" or len(tensor.shape) != 2 or tensor.split in ("replicated", "vocab"):
+            continue
+        if tensor.split == "experts" and (whole_experts or entry.format.id in padded):
+            continue
+        reason = _cut(entry, rank, model.name)
+        if reason:
+            return reason
+    return None
+
+
+def _divided_dimension(tensor: Tensor) -> int:
+    """Index of the dimension that is divided: 0 for rows, 1 for columns."""
+    return int(tensor.split == "rows" or (tensor.split == "experts" and tensor.role == "expert_down"))
+
+
+def _cut(entry: Stored, rank: Rank, model_name: str) -> str | None:
+    tensor, fmt = entry.tensor, entry.format
+    side = _divided_dimension(tensor)
+    whole, part = tensor.shape[side], rank_shape(tensor, fmt, rank)[side]
+    what = tensor.role.replace("_", " ")
+    if whole % rank.ranks and not tensor.kv_heads:
+        return f"tensor parallel {rank.ranks} does not divide the {what} width {whole} of {model_name}"
+    step = (fmt.tile_cols or fmt.group_elems) if side else fmt.tile_rows
+    if step > 1 and part < whole and part % step:
+        share = f"{whole} / {rank.ranks} = {part}"
+        return f"{what} width {share} is no multiple of the {step}-wide blocks of this quantization"
+    return None
+
+
+# --- the command and the notes ----------------------------------------------------------------------------------------
+
+
+def _load_time_flag(prepared: Prepared) -> str:
+    """The --quantization value with which vLLM quantizes a 16-bit repository itself; '' where it loads as stored."""
+    model, scheme = prepared.model, prepared.scheme
+    flags = prepared.profile.constants["quantized_at_load"]
+    stored_so = scheme.id in dict(model.quantized_repos) or (model.quant and model.quant.scheme == scheme.id)
+    return "" if stored_so or model.quant or not model.hf_repo else str(flags.get(scheme.id, ""))
+
+
+def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
+    """`vllm serve` with every setting that the ledger depends on."""
+    model, scheme, work = prepared.model, prepared.scheme, prepared.workload
+    flag = _load_time_flag(prepared)
+    requests, batch, _ = batch_of(prepared, context_tokens, concurrency)
+    parts = ["vllm serve", model.hf_repo if flag else repository(model, scheme)]
+    parts += [f"--quantization {flag}"] if flag else []
+    if scheme.kind == "float" and scheme.weight.id != model.dtype and scheme.weight.id in _DTYPE_FLAGS:
+        parts.append(f"--dtype {_DTYPE_FLAGS[scheme.weight.id]}")
+    parts += [
+        f"--max-model-len {context_tokens}",
+        f"--max-num-seqs {requests}",
+        f"--max-num-batched-tokens {batch}",
+        f"--gpu-memory-utilization {prepared.utilization_e4 / 10000:g}",
+    ]
+    parts += [f"--tensor-parallel-size {work.tensor_parallel}"] if work.tensor_parallel > 1 else []
+    parts += [f"--pipeline-parallel-size {work.pipeline_parallel}"] if work.pipeline_parallel > 1 else []
+    parts += [f"--kv-cache-dtype {work.kv_dtype}"] if work.kv_dtype in prepared.profile.constants["kv_flags"] else []
+    parts += ["--enable-expert-parallel"] if prepared.options["enable_expert_parallel"] else []
+    parts += ["--enforce-eager"] if prepared.options["enforce_eager"] else []
+    if prepared.options["block_size"] != prepared.profile.options["block_size"]:
+        parts.append(f"--block-size {prepared.options['block_size']}")
+    return " ".join(parts)
+
+
+def notes(prepared: Prepared) -> tuple[str, ...]:
+    """What a reader has to know beside the numbers."""
+    found = [_load_note(prepared), _share_note(prepared), _idle_note(prepared), _weight_only_note(prepared)]
+    if any(device.kind == "unified" for device in prepared.machine.gpus):
+        found.append("on unified memory other programs share what vLLM may claim; leave room for them")
+    if len({card.device.id for card in prepared.cards}) > 1:
+        found.append("cards differ: vLLM gives every rank the same work, so the smallest one sets the KV pool")
+    if any(not card.starts for card in prepared.cards):
+        found.append("vLLM stops at start: less memory is free than gpu_memory_utilization claims")
+    return tuple(note for note in found if note)
+
+
+def _load_note(prepared: Prepared) -> str:
+    flag = _load_time_flag(prepared)
+    return f"vLLM quantizes the 16-bit repository itself while loading (--quantization {flag})" if flag else ""
+
+
+def _share_note(prepared: Prepared) -> str:
+    default = round(prepared.profile.options["gpu_memory_utilization"] * 10000)
+    if prepared.utilization_e4 >= default or prepared.options["gpu_memory_utilization"] * 10000 < default:
+        return ""
+    return f"gpu_memory_utilization is lowered to {prepared.utilization_e4 / 10000:g}, the share that is free at start"
+
+
+def _idle_note(prepared: Prepared) -> str:
+    idle = len(prepared.machine.gpus) - len(prepared.cards)
+    return f"{idle} of {len(prepared.machine.gpus)} GPUs stay idle with this division" if idle else ""
+
+
+def _weight_only_note(prepared: Prepared) -> str:
+    native = capability(prepared.scheme.native_compute_capability)
+    have = [capability(card.device.compute_capability) for card in prepared.cards]
+    if not native or not any(own and own < native for own in have):
+        return ""
+    return f"{prepared.scheme.name} runs weight-only on this card: memory as usual, speed as with 16-bit compute"
