@@ -75,7 +75,8 @@ class CacheLayer:
 
     full: K and V for every token. sliding / chunked: for at most `window_tokens`. mla: `latent_elems` per token,
     shared by all heads. recurrent: a fixed state. cross: K and V of `window_tokens` encoder positions (0: the prompt).
-    compressed: one latent entry per `compression` tokens beside a sliding window.
+    compressed: one entry of `latent_elems` (and `index_elems`) per `compression` tokens, beside a window of
+    `window_tokens` entries of `latent_elems`; `state_elems` wait to be compressed.
     """
 
     kind: CacheKind
