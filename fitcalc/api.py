@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fitcalc import __version__, catalog, choice, engines
+from fitcalc import __version__, catalog, choice
 from fitcalc import verdict as judge
-from fitcalc.errors import RequestError, UnsupportedModelError
+from fitcalc.engines.options import settled
+from fitcalc.errors import ModelFileError, RequestError, UnsupportedModelError
 from fitcalc.machine import device_counts, machine_label, machine_of
 from fitcalc.plan import Request, required_case
 from fitcalc.quantization import checkpoint_bytes, weights_bytes
@@ -24,7 +25,19 @@ def load_model(name: str) -> ModelSpec:
 
     Raises UnknownNameError with suggestions, ModelFileError for a file that cannot be read.
     """
-    return catalog.load_model(name)
+    if not is_path(name):
+        return catalog.load_model(name)
+    from fitcalc.readers.hf_config import model_from_config
+
+    if not name.endswith(".json"):
+        hint = "this version reads config.json; GGUF and safetensors headers are not read yet"
+        raise ModelFileError(f"{name}: not a config.json", hint=hint)
+    return model_from_config(name)
+
+
+def is_path(name: str) -> bool:
+    """A file rather than a name: it ends like one, or starts with ./ ../ / or ~."""
+    return name.endswith((".json", ".gguf", ".safetensors")) or name.startswith(("./", "../", "/", "~"))
 
 
 def load_device(name: str) -> Device:
@@ -164,7 +177,7 @@ def _inputs(request: Request, case: judge.Case, asked_quant: str | None) -> dict
         "engine": case.profile.id,
         "engine_name": case.profile.name,
         "engine_version": case.profile.version,
-        "engine_options": {**case.profile.options, **engines.options_used(case.prepared)},
+        "engine_options": settled(case.workload, case.profile).options,
         "context_tokens": request.context_tokens,
         "concurrency": request.concurrency,
         "devices": list(choice.device_list(machine)),

@@ -11,6 +11,7 @@ from typing import Any
 
 from fitcalc import catalog, ledger
 from fitcalc import verdict as judge
+from fitcalc.engines.base import kv_block
 from fitcalc.machine import device_counts, machine_label
 from fitcalc.plan import LEAST_BITS, Request, candidates, case_for
 from fitcalc.quantization import weights_bytes
@@ -195,7 +196,7 @@ def less_context(request: Request, case: Case) -> Iterator[Alternative]:
 def smaller_cache(request: Request, case: Case) -> Iterator[Alternative]:
     """The same plan with a smaller KV type that the engine has."""
     types = case.profile.kv_types
-    now = judge.kv_block(case)
+    now = kv_block(case.profile, case.workload.kv_dtype)
     smaller = [name for name, (elems, size) in types.items() if size * now[0] < now[1] * elems]
     for name in sorted(smaller, key=lambda kind: types[kind][1] / types[kind][0], reverse=True):
         other = case_for(replace(request, kv_dtype=name, engine=case.profile), case.scheme)

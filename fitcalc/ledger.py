@@ -42,12 +42,15 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """Bytes that one thing takes on one device. `low_bytes <= bytes <= high_bytes`; equal when exact or derived."""
+    """Bytes that one thing takes on one device. `low_bytes <= bytes <= high_bytes`; equal when exact or derived.
+
+    In a sweep the three are int64 arrays of the grid's shape instead of ints.
+    """
 
     name: str
-    bytes: Any
-    low_bytes: Any
-    high_bytes: Any
+    bytes: int
+    low_bytes: int
+    high_bytes: int
     basis: Basis
     formula: str = ""
     inputs: tuple[Input, ...] = ()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fitcalc import catalog, engines, verdict
-from fitcalc.errors import RequestError, UnsupportedModelError
+from fitcalc.errors import RequestError, UnknownNameError, UnsupportedModelError
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Machine
 from fitcalc.spec.model import ModelSpec
@@ -100,17 +100,26 @@ def case_with(request: Request, scheme: Scheme, engine: EngineProfile) -> verdic
 
 
 def case_for(request: Request, scheme: Scheme) -> verdict.Case | str:
-    """The case of a scheme under the engine asked for, else under the first that accepts it; or why none does."""
+    """The case of a scheme under the engine asked for, else under the first that accepts it; or why none does.
+
+    An option or KV type that only another engine has speaks against an engine; when none has it, the error is raised.
+    """
     if request.engine is not None:
         return case_with(request, scheme, request.engine)
-    names = engine_ids(request.model, scheme, request.machine)
-    reasons: list[str] = []
-    for name in names:
-        found = case_with(request, scheme, catalog.load_engine(name))
+    reasons: list[str | UnknownNameError] = []
+    for name in engine_ids(request.model, scheme, request.machine):
+        try:
+            found = case_with(request, scheme, catalog.load_engine(name))
+        except UnknownNameError as error:
+            reasons.append(error)
+            continue
         if not isinstance(found, str):
             return found
         reasons.append(found)
-    return reasons[0] if reasons else f"no engine modelled here runs {scheme.name}"
+    if reasons and all(isinstance(reason, UnknownNameError) for reason in reasons):
+        raise next(reason for reason in reasons if isinstance(reason, UnknownNameError))
+    words = (reason for reason in reasons if isinstance(reason, str))
+    return next(words, f"no engine modelled here runs {scheme.name} for {request.model.name}")
 
 
 def required_case(request: Request, scheme: Scheme) -> verdict.Case:
@@ -143,7 +152,7 @@ def candidates(request: Request) -> tuple[Scheme, ...]:
     model, machine = request.model, request.machine
     native = native_scheme_id(model)
     serving = serves_safetensors(machine) and (request.engine is None or request.engine.splits_tensors)
-    wanted = ("linear",) if serving or model.kind != "decoder" else ("gguf",)
+    wanted: tuple[str, ...] = ("linear",) if serving or model.kind != "decoder" else ("gguf",)
     if request.engine is not None:
         wanted = tuple(kind for kind in request.engine.quant_kinds if kind != "float")
     schemes = [catalog.load_scheme(name) for name in catalog.ids("quants")]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fitcalc import engines, ledger
-from fitcalc.engines.base import DeviceLedger
+from fitcalc.engines.base import DeviceLedger, Engine, kv_block
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Machine
 from fitcalc.spec.model import CacheLayer, ModelSpec
@@ -35,7 +35,7 @@ class Case:
     profile: EngineProfile
     machine: Machine
     workload: Workload
-    engine: Any
+    engine: Engine
     prepared: Any
 
     def ledgers(self, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
@@ -141,15 +141,9 @@ def growing_elems(layer: CacheLayer, context_tokens: int) -> int:
 
 def kv_bytes_per_token(case: Case, context_tokens: int) -> int:
     """Bytes that one more token of context costs, one logical copy, in the plan's KV type."""
-    block_elems, block_bytes = kv_block(case)
+    block_elems, block_bytes = kv_block(case.profile, case.workload.kv_dtype)
     elems = sum(growing_elems(layer, context_tokens) for layer in case.model.cache_layers)
     return elems * block_bytes // block_elems
-
-
-def kv_block(case: Case) -> tuple[int, int]:
-    """(elements, bytes) of a block of the KV type the plan uses; the engine's default is the first it lists."""
-    types = case.profile.kv_types
-    return types[case.workload.kv_dtype or next(iter(types))]
 
 
 def device_report(entry: DeviceLedger) -> DeviceReport:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
 import click
 
@@ -66,7 +65,7 @@ class DefaultGroup(click.Group):
 )
 @click.version_option(__version__, "--version", prog_name="fitcalc")
 @click.pass_context
-def cli(ctx: click.Context, **_: Any) -> None:
+def cli(ctx: click.Context) -> None:
     """Will MODEL fit, what is each byte for, and which deployment should be started?
 
     MODEL is a catalogue id, an alias, a Hugging Face repository id or a path to a config.json.

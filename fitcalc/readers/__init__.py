@@ -1,0 +1,1 @@
+"""Readers of a model's own files: bounded, headers only, nothing of the model is executed."""

@@ -1,0 +1,74 @@
+"""config.json on disk -> ModelSpec. One line for everything that can be wrong with the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import replace
+from typing import Any, NoReturn
+
+from fitcalc.architectures import from_config
+from fitcalc.errors import ModelFileError
+from fitcalc.spec.model import ModelSpec
+
+LARGEST_CONFIG_BYTES = 16 * 2**20
+"""The largest real ones (with a module list per tensor) are below 1 MiB."""
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """The JSON object in a file; ModelFileError for anything that is not one."""
+    raw = _bounded_bytes(path)
+    try:
+        content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{path}: not UTF-8 at byte {error.start}", hint="a config.json is UTF-8 text") from error
+    except RecursionError as error:
+        raise ModelFileError(f"{path}: nested too deeply", hint="this is not a model's config.json") from error
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}", hint="it is not valid JSON") from error
+    if not isinstance(content, dict):
+        raise ModelFileError(f"{path}: holds a {type(content).__name__}, not an object", hint="is it a config.json?")
+    return content
+
+
+def model_from_config(path: str) -> ModelSpec:
+    """The model that a config.json describes; its id is the folder's name (or the file's, if that says more)."""
+    config = read_config(path)
+    try:
+        spec = from_config(config)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}", hint=error.hint) from error
+    stem = os.path.basename(path).removesuffix(".json")
+    folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
+    name = folder if stem == "config" and folder else stem
+    repo = config.get("_name_or_path")
+    return replace(spec, id=name, name=name, hf_repo=repo if isinstance(repo, str) else "", source=path)
+
+
+def _bounded_bytes(path: str) -> bytes:
+    try:
+        mode = os.stat(path)
+        if not stat.S_ISREG(mode.st_mode):
+            raise ModelFileError(f"{path}: not a regular file", hint="give the path of a config.json")
+        if mode.st_size > LARGEST_CONFIG_BYTES:
+            hint = f"a config.json has at most {LARGEST_CONFIG_BYTES // 2**20} MiB"
+            raise ModelFileError(f"{path}: {mode.st_size:,} bytes", hint=hint)
+        with open(path, "rb") as file:
+            return file.read(LARGEST_CONFIG_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ModelFileError(f"{path}: {reason}", hint="is the file there and readable?") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {twice!r} appears twice")
+    return found
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a JSON number")
