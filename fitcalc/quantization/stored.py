@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fitcalc.formulas.weights import matrix_bytes
 from fitcalc.spec.model import Tensor
 from fitcalc.spec.quant import Format
 
@@ -21,3 +24,21 @@ class Stored:
     def repeats(self) -> int:
         """Layers in this entry; 1 outside the layers."""
         return len(self.layers) or 1
+
+
+def rows_and_cols(shape: tuple[int, ...]) -> tuple[int, int]:
+    """A tensor as a matrix: one row for a vector, the first dimension × the rest for convolutions."""
+    return (1, shape[0]) if len(shape) == 1 else (shape[0], math.prod(shape[1:]))
+
+
+def stored_bytes(entry: Stored, *, file: bool = False) -> int:
+    """Bytes of the entry's layers and copies as the engine keeps them, or as the file does."""
+    layout = entry.file_format if file else entry.format
+    rows, cols = rows_and_cols(entry.tensor.shape)
+    each: int = matrix_bytes(layout, rows, cols)
+    return each * entry.tensor.copies * entry.repeats
+
+
+def total_bytes(stored: Iterable[Stored], *, file: bool = False) -> int:
+    """Bytes of all entries, each tensor once: no rank copies, no padding."""
+    return sum(stored_bytes(entry, file=file) for entry in stored)

@@ -1,12 +1,20 @@
-"""Quantization nouns: a storage format, a scheme (which tensors get which format), a checkpoint's own scheme."""
+"""Quantization nouns: a storage format, a scheme (which tensors get which format), a checkpoint's own scheme.
+
+Also the file forms of profiles/quants/*.toml and profiles/ggml.toml, and what a group size suffix means.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal
+
+from fitcalc.errors import ProfileError, RequestError
 
 SchemeKind = Literal["float", "linear", "gguf", "mlx"]
-"""float: every tensor in one type; linear: linears in one format, the rest 16 bit; gguf: llama.cpp's recipe."""
+"""float: every tensor in one type; linear: linears in one format, the rest 16 bit; gguf: llama.cpp's recipe;
+mlx: linears and embeddings in one format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,47 @@ class Format:
     """Blocks run over the flattened tensor instead of along each row."""
 
 
+PLAIN_TYPES: dict[str, Format] = {
+    "fp32": Format("fp32", 1, 4),
+    "fp16": Format("fp16", 1, 2),
+    "bf16": Format("bf16", 1, 2),
+    "int64": Format("int64", 1, 8),
+}
+"""The types of tensors that are not quantized, by the names ModelSpec.dtype and Tensor.dtype use."""
+
+
+@dataclass(frozen=True, slots=True)
+class GgufArchitecture:
+    """What llama.cpp's converter makes of a family, as far as it changes sizes."""
+
+    name: str
+    """general.architecture in the file; some recipe rules ask for it."""
+    output_copy: bool = False
+    """A tied model still gets an output matrix of its own."""
+    splits_qkv: bool = False
+    """A fused Q, K, V matrix of the checkpoint becomes three."""
+    keeps_mtp: bool = False
+    """The file carries the multi-token-prediction layers (they are not loaded)."""
+    layerwise_kv_heads: bool = False
+    """KV heads are listed per layer, so that the recipe sees those of the first layer."""
+    checked: bool = False
+    """Sizes were held against real files; otherwise the layout follows from the tensors' roles."""
+
+
+@dataclass(frozen=True, slots=True)
+class GgmlTable:
+    """llama.cpp's storage types and the families its converter knows (profiles/ggml.toml)."""
+
+    types: Mapping[str, Format]
+    type_ids: Mapping[int, str]
+    """Number in a GGUF header -> type name."""
+    architectures: Mapping[str, GgufArchitecture]
+    """model_type of a config.json -> what becomes of it."""
+    token_bytes: tuple[tuple[int, int], ...] = ()
+    """(vocabulary up to, bytes of header per token), smallest first: an estimate of what a tokenizer takes."""
+    source: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """A quantization as people name it."""
@@ -53,14 +102,32 @@ class Scheme:
     """As the engine keeps it after load, where that differs from the file (GPTQ under Marlin)."""
     kept_roles: tuple[str, ...] = ()
     """Roles that stay in the model's own type although they are linears."""
+    kept_parts: tuple[str, ...] = ()
+    """Components (vision tower …) that stay in the model's own type."""
+    only_roles: tuple[str, ...] = ()
+    """The only roles that are quantized; empty: every linear that is not kept."""
+    also_roles: tuple[str, ...] = ()
+    """Roles that are quantized although they are no linears (embeddings under MLX)."""
+    beside: Mapping[str, Format] = field(default_factory=dict)
+    """Formats that a checkpoint of this scheme may use for single modules, by quantization id."""
     recipe: str = ""
     """GGUF file type (Q4_K_M …)."""
+    head_type: str = ""
+    """GGUF type forced on token embedding and output ('' follows the recipe)."""
+    ggml: GgmlTable | None = None
+    """Types and families of llama.cpp, for the kinds gguf and float."""
     min_compute_capability: str = ""
     native_compute_capability: str = ""
     """Below this the weights are dequantized in the kernel: memory as usual, speed as 16 bit."""
     needs_imatrix: bool = False
     variant: bool = False
     """Exists by explicit request only; never chosen on its own."""
+    ignored: tuple[str, ...] = ()
+    """Module patterns that stay in the model's own type: those every exporter leaves, and a checkpoint's own."""
+    targets: tuple[str, ...] = ()
+    """Module patterns of one checkpoint that are quantized; empty: every linear that is not kept or ignored."""
+    overrides: tuple[tuple[str, str], ...] = ()
+    """(module pattern, quantization id) of one checkpoint's modules in another format; the id is a key of `beside`."""
     source: str = ""
 
 
@@ -69,12 +136,181 @@ class CheckpointQuant:
     """The scheme a checkpoint is stored in, as read from its quantization_config."""
 
     scheme: str
-    """Quantization id."""
+    """Quantization id, group size suffix included."""
     group_size: int = 0
+    """Columns per scale; 0: the scheme's own, -1: one scale per row."""
     bits: int = 0
     symmetric: bool = True
     desc_act: bool = False
     block: tuple[int, int] = (0, 0)
     ignored: tuple[str, ...] = ()
     """Module patterns that stay in the model's own type; `*` matches anything."""
+    targets: tuple[str, ...] = ()
+    """Module patterns that are quantized; empty: every linear."""
+    overrides: tuple[tuple[str, str], ...] = ()
+    """(module pattern, quantization id) of modules stored in another format."""
+    lm_head: bool = False
+    """The output projection is quantized too."""
     source: str = ""
+
+
+_STRICT: dict[str, Any] = {"extra": "forbid", "strict": True, "use_attribute_docstrings": True}
+
+
+@dataclass(frozen=True)
+class FormatForm:
+    """A [weight], [loaded] or [beside.<id>] table: the fields of Format, which is named after its scheme."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    block_elems: int
+    block_bytes: int
+    group_elems: int = 0
+    group_bits: int = 0
+    row_bytes: int = 0
+    column_bytes: int = 0
+    tile_rows: int = 0
+    tile_cols: int = 0
+    tile_bytes: int = 0
+    tensor_bytes: int = 0
+    flat: bool = False
+
+
+@dataclass(frozen=True)
+class QuantForm:
+    """The file form of profiles/quants/<id>.toml: [weight], or `type` for a GGUF recipe."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    name: str
+    kind: SchemeKind
+    bits: int
+    quality_rank: int
+    source: str
+    engines: tuple[str, ...]
+    weight: FormatForm | None = None
+    type: str = ""
+    """ggml type that the recipe gives to tensors without a rule of their own."""
+    loaded: FormatForm | None = None
+    beside: dict[str, FormatForm] = field(default_factory=dict)
+    method: str = ""
+    recipe: str = ""
+    head_type: str = ""
+    kept_roles: tuple[str, ...] = ()
+    kept_parts: tuple[str, ...] = ()
+    only_roles: tuple[str, ...] = ()
+    also_roles: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    """Module patterns that every exporter leaves in the model's own type."""
+    min_compute_capability: str = ""
+    native_compute_capability: str = ""
+    needs_imatrix: bool = False
+    variant: bool = False
+    aliases: tuple[str, ...] = ()
+    ambiguous: dict[str, str] = field(default_factory=dict)
+    """Short names that could mean something else: name -> what to tell the user."""
+
+
+@dataclass(frozen=True)
+class GgufArchitectureForm:
+    """One [architectures.<name>] table: the model_types that become this architecture, and its traits."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    model_types: tuple[str, ...]
+    output_copy: bool = False
+    splits_qkv: bool = False
+    keeps_mtp: bool = False
+    layerwise_kv_heads: bool = False
+    checked: bool = False
+
+
+@dataclass(frozen=True)
+class GgmlForm:
+    """The file form of profiles/ggml.toml."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    source: str
+    token_bytes: tuple[tuple[int, int], ...]
+    """(vocabulary up to, bytes of header per token), smallest first."""
+    types: dict[str, tuple[int, int, int]]
+    """Type name -> number in a GGUF header, elements per block, bytes per block."""
+    architectures: dict[str, GgufArchitectureForm]
+
+
+_TUPLES = ("engines", "kept_roles", "kept_parts", "only_roles", "also_roles", "ignored")
+_NOT_SHARED = ("weight", "type", "loaded", "beside", "aliases", "ambiguous")
+_SHARED = tuple(entry.name for entry in fields(QuantForm) if entry.name not in _NOT_SHARED)
+
+
+def scheme_from_form(form: Mapping[str, Any], scheme_id: str, ggml: GgmlTable | None = None) -> Scheme:
+    """The Scheme of a quant profile's content; `ggml` is needed for a GGUF recipe and kept for a float type.
+
+    Raises ProfileError for a format that is missing or unknown.
+    """
+    weight = form.get("weight")
+    if weight is not None:
+        stored = Format(scheme_id, **weight)
+    elif ggml is not None and form.get("type") in ggml.types:
+        stored = ggml.types[form["type"]]
+    else:
+        hint = "give a [weight] table, or type = one of the types in profiles/ggml.toml"
+        raise ProfileError(f"quants/{scheme_id}.toml: no format of the weights", hint=hint)
+    loaded = form.get("loaded")
+    values: dict[str, Any] = {key: tuple(form[key]) if key in _TUPLES else form[key] for key in _SHARED if key in form}
+    return Scheme(
+        id=scheme_id,
+        weight=stored,
+        loaded=Format(scheme_id, **loaded) if loaded is not None else None,
+        beside={key: Format(key, **table) for key, table in form.get("beside", {}).items()},
+        ggml=ggml if form.get("kind") in ("gguf", "float") else None,
+        **values,
+    )
+
+
+def ggml_from_form(form: Mapping[str, Any]) -> GgmlTable:
+    """The GgmlTable of profiles/ggml.toml's content."""
+    types = {name: Format(name, elems, size) for name, (_, elems, size) in form["types"].items()}
+    architectures = {
+        model_type: GgufArchitecture(name, **{key: value for key, value in table.items() if key != "model_types"})
+        for name, table in form["architectures"].items()
+        for model_type in table["model_types"]
+    }
+    numbers = {number: name for name, (number, _, _) in form["types"].items()}
+    token_bytes = tuple((upper, size) for upper, size in form["token_bytes"])
+    return GgmlTable(types, numbers, architectures, token_bytes, form["source"])
+
+
+_GROUP_SUFFIX = re.compile(r"^(?P<base>.+?)-g(?P<group>\d+)$")
+
+
+def split_group(name: str) -> tuple[str, int]:
+    """('gptq', 32) from 'gptq-g32'; ('gptq', 0) where no group size is given."""
+    match = _GROUP_SUFFIX.match(name)
+    return (match["base"], int(match["group"])) if match else (name, 0)
+
+
+def with_group(scheme: Scheme, group_elems: int) -> Scheme:
+    """The scheme with another group size: scales per `group_elems` columns, or per row when -1.
+
+    Raises RequestError where the scheme has no groups or the size makes no sense.
+    """
+    if not scheme.weight.group_elems or scheme.weight.flat:
+        raise RequestError(f"{scheme.id} has no group size", hint="gptq, awq, w4a16, int4 and the mlx types have one")
+    if group_elems != -1 and not 8 <= group_elems <= 65536:
+        raise RequestError(f"group size {group_elems} makes no sense", hint="use 32, 64 or 128, such as gptq-g32")
+    if group_elems in (0, scheme.weight.group_elems):
+        return scheme
+    said = "scales per row" if group_elems == -1 else f"group {group_elems}"
+    return replace(
+        scheme,
+        id=scheme.id if group_elems == -1 else f"{scheme.id}-g{group_elems}",
+        name=re.sub(r"group \d+", said, scheme.name),
+        weight=_regrouped(scheme.weight, group_elems),
+        loaded=_regrouped(scheme.loaded, group_elems) if scheme.loaded else None,
+        variant=True,
+    )
+
+
+def _regrouped(stored: Format, group_elems: int) -> Format:
+    if group_elems == -1:
+        per_row = -(-stored.group_bits // 8)
+        return replace(stored, group_elems=0, group_bits=0, row_bytes=stored.row_bytes + per_row)
+    return replace(stored, group_elems=group_elems)

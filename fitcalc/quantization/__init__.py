@@ -1,0 +1,43 @@
+"""Which tensor gets which format: the inventory of a model under a quantization, its bytes in memory and on disk."""
+
+from __future__ import annotations
+
+from fitcalc.quantization.checkpoint import checkpoint_bytes
+from fitcalc.quantization.gguf_tensors import assign_gguf, gguf_architecture
+from fitcalc.quantization.linear_layers import assign_linear, is_own, obeyed
+from fitcalc.quantization.stored import Stored, stored_bytes, total_bytes
+from fitcalc.spec.model import ModelSpec
+from fitcalc.spec.quant import Scheme, split_group, with_group
+
+__all__ = [
+    "Stored",
+    "assign",
+    "assign_gguf",
+    "checkpoint_bytes",
+    "gguf_architecture",
+    "is_own",
+    "obeyed",
+    "split_group",
+    "stored_bytes",
+    "total_bytes",
+    "weights_bytes",
+    "with_group",
+]
+
+
+def assign(model: ModelSpec, scheme: Scheme, *, gguf: bool = False, imatrix: bool = False) -> tuple[Stored, ...]:
+    """The tensors that an engine loads, each with its format in the file and in the engine.
+
+    `gguf` puts a float scheme into a GGUF file (norms in 32 bit, llama.cpp's tensors); `imatrix` is for the recipes
+    that depend on an importance matrix. A checkpoint that is already stored in the scheme keeps its own group size
+    and exceptions. Multi-token-prediction layers are not loaded. Raises UnsupportedModelError where the layout of a
+    family or of a mixed checkpoint is not known.
+    """
+    if gguf or scheme.kind == "gguf":
+        return assign_gguf(model, scheme, imatrix=imatrix)
+    return assign_linear(model, scheme, [tensor for tensor in model.tensors if tensor.part != "mtp"])
+
+
+def weights_bytes(model: ModelSpec, scheme: Scheme, *, gguf: bool = False, imatrix: bool = False) -> int:
+    """Bytes of the loaded tensors as the engine keeps them, each once: no rank copies, no padding."""
+    return total_bytes(assign(model, scheme, gguf=gguf, imatrix=imatrix))
