@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any, Protocol
 
 from fitcalc.errors import UnknownNameError
-from fitcalc.ledger import Term
+from fitcalc.ledger import Input, Term
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Machine
 from fitcalc.spec.model import ModelSpec
@@ -99,3 +99,16 @@ def capability(text: str) -> tuple[int, ...]:
     """(8, 6) from '8.6'; () where a device has none."""
     parts = text.split(".")
     return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()
+
+
+def elem_bytes_of(scheme: Scheme) -> int:
+    """Bytes of an element of the compute type: 4 in fp32, else 2."""
+    return 4 if scheme.kind == "float" and scheme.weight.block_bytes == 4 * scheme.weight.block_elems else 2
+
+
+def spread(profile: EngineProfile, name: str, constant: str, note: str = "") -> Term:
+    """A measured constant with its interval: constants.<constant> = { bytes, low, high }."""
+    entry = profile.constants[constant]
+    source = profile.sources.get(constant, "")
+    inputs = (Input(constant, entry["bytes"], source),)
+    return Term(name, entry["bytes"], entry["low"], entry["high"], "estimated", constant, inputs, note)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fitcalc.engines import paged, shards, vllm_start
-from fitcalc.engines.base import DeviceLedger, Pool, kv_block
+from fitcalc.engines.base import DeviceLedger, Pool, elem_bytes_of, kv_block, spread
 from fitcalc.engines.options import settled
 from fitcalc.engines.paged import CacheTypes, Layout
 from fitcalc.engines.shards import Rank, RankWeights
 from fitcalc.engines.vllm_start import batch_of, command, notes, refusal
 from fitcalc.formulas import runtime, split, state
-from fitcalc.ledger import Input, Term, computed, fixed, total_bytes
+from fitcalc.ledger import Term, computed, fixed, total_bytes
 from fitcalc.quantization import assign
 from fitcalc.quantization.stored import Stored
 from fitcalc.spec.engine import EngineProfile
@@ -74,11 +74,6 @@ class Prepared:
     utilization_e4: int
     elem_bytes: int
     active_ranks: int
-
-
-def elem_bytes_of(scheme: Scheme) -> int:
-    """Bytes of an element of the compute type: 4 in fp32, else 2."""
-    return 4 if scheme.kind == "float" and scheme.weight.block_bytes == 4 * scheme.weight.block_elems else 2
 
 
 def prepare(model: ModelSpec, scheme: Scheme, machine: Machine, workload: Workload, profile: EngineProfile) -> Prepared:
@@ -176,14 +171,6 @@ def _card(
         *((fixed("desktop", others, "exact", note="held by others"),) if others else ()),
     )
     return Card(device, stage, requested, outside, reserve, terms, requested <= total - context - others)
-
-
-def spread(profile: EngineProfile, name: str, constant: str, note: str = "") -> Term:
-    """A measured constant with its interval: constants.<constant> = { bytes, low, high }."""
-    entry = profile.constants[constant]
-    source = profile.sources.get(constant, "")
-    inputs = (Input(constant, entry["bytes"], source),)
-    return Term(name, entry["bytes"], entry["low"], entry["high"], "estimated", constant, inputs, note)
 
 
 def _weights(scheme: Scheme, profile: EngineProfile, held: RankWeights) -> Term:

@@ -56,7 +56,8 @@ def context_bytes(profile: EngineProfile, device: Device, processes: int) -> int
     known = profile.constants
     small = (device.usable_bytes or 0) < known["small_memory"]
     alone: int = device.context_bytes or known["context_small" if small else "context_single"]
-    return alone + (known["context_parallel_extra"] if processes > 1 and not small else 0)
+    extra: int = known["context_parallel_extra"] if processes > 1 and not small else 0
+    return alone + extra
 
 
 def utilization_e4(

@@ -109,3 +109,9 @@ def kept_free(*, total_bytes: Any, requested_bytes: Any, outside_bytes: Any) -> 
 def eager_peak(*, tokens: Any, requests: Any, elem_bytes: Any, width: Any, hidden: Any) -> Any:
     """Peak of a prefill outside a server (Transformers): 3 MLP widths and 3.75 hidden widths for every prompt token."""
     return tokens * requests * elem_bytes * (12 * width + 15 * hidden) // 4
+
+
+@formula("copies * 2 * hidden * width")
+def dequantized_bytes(*, copies: Any, hidden: Any, width: Any) -> Any:
+    """16-bit copies of an MLP matrix that a dequantizing kernel keeps."""
+    return copies * 2 * hidden * width
