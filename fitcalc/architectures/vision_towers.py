@@ -44,6 +44,11 @@ def width_of(config: Config) -> int:
     return size(_filled(config), "hidden_size")
 
 
+def is_known(config: Config) -> bool:
+    """Whether `tower` can take apart the tower that this config describes."""
+    return str(config.get("model_type", "")) in _TOWERS
+
+
 def tower(config: Config, prefix: str) -> list[Tensor]:
     """The tower named by the config's model_type. Raises UnsupportedModelError for one that is not known."""
     kind = str(config.get("model_type", ""))
