@@ -1,4 +1,4 @@
-"""DeepSeek MoE, V2, V3, V3.2 and the models of the same build: Kimi K2, GLM-4.7 Flash, GLM-5, Mistral Large 3.
+"""DeepSeek MoE, V2, V3, V3.2 and models of the same build: Kimi K2, GLM-4.7 Flash, GLM-5, Mistral Large 3, Small 4.
 
 From V2 on attention keeps one latent per token and layer, shared by all heads; V3.2 and GLM-5 add an indexer that
 picks the tokens to attend to and keeps one more key per token.
@@ -17,10 +17,11 @@ from fitcalc.architectures.moe_blocks import (
     LAYER,
     Experts,
     Frame,
+    deepseek_experts,
     dense_mlp,
     ends,
-    experts_of,
     frame_of,
+    full_moe,
     indexer,
     layer_norms,
     marked,
@@ -30,7 +31,6 @@ from fitcalc.architectures.moe_blocks import (
     routed,
     self_attention,
     shared_expert,
-    sparse_after_dense,
     without,
 )
 from fitcalc.spec.model import CacheLayer, ModelSpec, Tensor
@@ -53,7 +53,7 @@ def deepseek(config: Config) -> ModelSpec:
 
 
 def deepseek_v2(config: Config) -> ModelSpec:
-    """DeepSeek-V2 and the language model of DeepSeek-VL2, whose smallest one switches the latent off (use_mla)."""
+    """DeepSeek-V2, Mistral Small 4, the language model of DeepSeek-VL2 (the smallest one without latent: use_mla)."""
     corrected = config.get("topk_method") == "noaux_tc"
     return _build(config, _Build(latent=flag(config, "use_mla", True), corrected=corrected))
 
@@ -73,7 +73,7 @@ def _build(config: Config, build: _Build) -> ModelSpec:
     frame = frame_of(config)
     if build.latent:
         frame = replace(frame, head_dim=size(config, "qk_nope_head_dim") + size(config, "qk_rope_head_dim"))
-    experts = _experts(config, frame)
+    experts = deepseek_experts(config, frame.layers)
     width, extra = size(config, "intermediate_size"), mtp_layers(config, frame)
     indexed = _indexed(config, frame)
     copies = {} if build.own_ends else {"embedding": "", "head": ""}
@@ -83,37 +83,31 @@ def _build(config: Config, build: _Build) -> ModelSpec:
         *dense_mlp(MLP, frame.hidden, width, without(frame.layers, experts.layers)),
         *mtp(frame, extra, _layer(config, frame, build, experts, extra, extra, extra if indexed else ()), **copies),
     ]
-    label = "mla+dsa" if indexed else "mla"
+    if not build.latent:
+        return full_moe(config, frame, experts, tensors, dense_width=width)
     return moe_decoder(
         config,
         frame,
         experts,
         tensors,
-        cache=_latent_cache(config, frame, indexed)
-        if build.latent
-        else blocks.full_cache(frame.layers, frame.kv_heads, frame.head_dim),
-        attention=label if build.latent else blocks.attention_label(frame.heads, frame.kv_heads),
+        cache=_latent_cache(config, frame, indexed),
+        attention="mla+dsa" if indexed else "mla",
         dense_width=width,
-        rope=rope_of(config, size(config, "qk_rope_head_dim") if build.latent else frame.head_dim),
+        rope=rope_of(config, size(config, "qk_rope_head_dim")),
     )
-
-
-def _experts(config: Config, frame: Frame) -> Experts:
-    sparse = sparse_after_dense(config, frame.layers)
-    shared = integer_or(config, "n_shared_experts", 0) * size(config, "moe_intermediate_size")
-    return experts_of(config, sparse, "n_routed_experts", shared_width=shared)
 
 
 def _indexed(config: Config, frame: Frame) -> Layers:
     """The layers with an indexer of their own; where indexer_types says 'shared' they reuse an earlier selection."""
     if config.get("index_head_dim") is None:
         return ()
-    listed = marked(config, "indexer_types", frame.layers, ("full",))
+    listed = marked(config, "indexer_types", frame.layers, ("full",), ("shared",))
     if listed is not None:
         return listed
     pattern = config.get("index_topk_pattern")
-    if pattern is not None:
-        return marked({"index_topk_pattern": list(pattern)}, "index_topk_pattern", frame.layers, ("F", "full")) or ()
+    if isinstance(pattern, str):
+        pattern = {"index_topk_pattern": list(pattern)}
+        return marked(pattern, "index_topk_pattern", frame.layers, ("F",), ("S",)) or ()
     step, offset = max(integer_or(config, "index_topk_freq", 1), 1), integer_or(config, "index_skip_topk_offset", 2)
     return tuple(layer for layer in frame.layers if max(layer - offset + 1, 0) % step == 0)
 

@@ -76,7 +76,7 @@ def _sparse(config: Config, layers: Layers) -> Layers:
 def _cache(config: Config, frame: Frame) -> tuple[list[CacheLayer], Layers]:
     """Chunked layers keep at most one chunk; a chunk size of null leaves every layer full."""
     step = size({"no_rope_layer_interval": FULL_LAYER_STEP, **config}, "no_rope_layer_interval")
-    rotary = marked(config, "no_rope_layers", frame.layers, (1,)) if config.get("no_rope_layers") else None
+    rotary = marked(config, "no_rope_layers", frame.layers, (1,), (0,)) if config.get("no_rope_layers") else None
     if rotary is None:
         rotary = tuple(layer for layer in frame.layers if (layer + 1) % step)
     usual = [KINDS[0] if layer in frozenset(rotary) else KINDS[1] for layer in frame.layers]

@@ -6,7 +6,7 @@ while a builder of `blocks` would read an empty set as "outside the layers".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -114,17 +114,28 @@ def without(layers: Layers, taken: Layers) -> Layers:
     return tuple(layer for layer in layers if layer not in held)
 
 
-def marked(config: Config, key: str, layers: Layers, sparse: Sequence[object] = (1, "sparse")) -> Layers | None:
-    """The layers whose entry in the list `key` is one of `sparse`; None when the key holds no list.
+def marked(
+    config: Config,
+    key: str,
+    layers: Layers,
+    chosen: Collection[object] = (1, "sparse"),
+    others: Collection[object] = (0, "dense"),
+) -> Layers | None:
+    """The layers whose entry in the list `key` is one of `chosen`; None when the key holds no list.
 
-    A list may be longer than the layers (entries of multi-token-prediction layers), never shorter.
+    A list may be longer than the layers (entries of multi-token-prediction layers), never shorter, and an entry that
+    is neither chosen nor among the `others` is refused.
     """
     listed = config.get(key)
     if not isinstance(listed, list | tuple):
         return None
     if len(listed) < len(layers):
         raise ModelFileError(f"config: {key} has {len(listed)} entries for {len(layers)} layers", hint="one per layer")
-    return tuple(layer for layer in layers if listed[layer] in sparse)
+    for entry in listed[: len(layers)]:
+        if entry not in chosen and entry not in others:
+            hint = f"this family knows {', '.join(str(known) for known in (*chosen, *others))}"
+            raise UnsupportedModelError(f"config: {key} holds {entry!r:.40}", hint=hint)
+    return tuple(layer for layer in layers if listed[layer] in chosen)
 
 
 def layer_numbers(config: Config, key: str, layers: Layers) -> Layers | None:
@@ -145,6 +156,12 @@ def sparse_after_dense(config: Config, layers: Layers) -> Layers:
         return listed
     first, step = integer(config, "first_k_dense_replace"), integer_or(config, "moe_layer_freq", 1)
     return tuple(layer for layer in layers if layer >= first and layer % max(step, 1) == 0)
+
+
+def deepseek_experts(config: Config, layers: Layers) -> Experts:
+    """Experts under DeepSeek's keys: n_routed_experts behind the dense layers, n_shared_experts of the same width."""
+    shared = integer_or(config, "n_shared_experts", 0) * size(config, "moe_intermediate_size")
+    return experts_of(config, sparse_after_dense(config, layers), "n_routed_experts", shared_width=shared)
 
 
 def ends(frame: Frame, *, head_bias: bool = False, norm_bias: bool = False) -> list[Tensor]:

@@ -13,6 +13,7 @@ from fitcalc.architectures.moe_blocks import (
     Experts,
     Frame,
     as_mtp,
+    deepseek_experts,
     dense_mlp,
     ends,
     experts_of,
@@ -42,15 +43,10 @@ def _sparse_mlp(frame: Frame, experts: Experts, layers: Layers) -> list[Tensor]:
     ]
 
 
-def _deepseek_experts(config: Config, sparse: Layers) -> Experts:
-    shared = integer_or(config, "n_shared_experts", 0) * size(config, "moe_intermediate_size")
-    return experts_of(config, sparse, "n_routed_experts", shared_width=shared)
-
-
 def glm4_moe(config: Config) -> ModelSpec:
     """GLM-4.5 to 4.7: biases on Q, K and V, optional norms on query and key heads, MTP layers with their own ends."""
     frame = frame_of(config)
-    experts = _deepseek_experts(config, sparse_after_dense(config, frame.layers))
+    experts = deepseek_experts(config, frame.layers)
     width = integer_or(config, "intermediate_size", 0)
     bias, normed = flag(config, "attention_bias", False), flag(config, "use_qk_norm", False)
     qk_norm = (frame.head_dim, frame.head_dim) if normed else (0, 0)
@@ -83,7 +79,7 @@ def solar_open(config: Config) -> ModelSpec:
 def dots1(config: Config) -> ModelSpec:
     """dots.llm1: norms on query and key heads."""
     frame = frame_of(config)
-    experts = _deepseek_experts(config, sparse_after_dense(config, frame.layers))
+    experts = deepseek_experts(config, frame.layers)
     width = size(config, "intermediate_size")
     bias = flag(config, "attention_bias", False)
     tensors = [

@@ -1,4 +1,4 @@
-"""Mixtures of experts whose layers differ in attention: MiniMax-M3 (sparse layers), MiMo-V2 and Step-3.5 (windows)."""
+"""Mixtures of experts whose layers differ in attention: MiniMax-M3 (block-sparse layers), MiMo-V2-Flash (windows)."""
 
 from __future__ import annotations
 
@@ -68,9 +68,10 @@ def minimax_m3(config: Config) -> ModelSpec:
 
 def _indexed(config: Config, layers: Layers) -> Layers:
     """The block-sparse layers: by sparse_attention_freq, else by layer_types."""
-    index = mapping(config, "sparse_attention_config")
-    listed = marked(index, "sparse_attention_freq", layers)
-    return listed if listed is not None else marked(config, "layer_types", layers, ("minimax_m3_sparse",)) or ()
+    listed = marked(mapping(config, "sparse_attention_config"), "sparse_attention_freq", layers)
+    if listed is None:
+        listed = marked(config, "layer_types", layers, ("minimax_m3_sparse",), ("full_attention",))
+    return listed or ()
 
 
 def _index_tensors(hidden: int, width: int, head_dim: int, layers: Layers) -> list[Tensor]:
@@ -93,12 +94,11 @@ def mimo_v2_flash(config: Config) -> ModelSpec:
     bias = flag(config, "attention_bias", False)
     window_kv = integer_or(config, "swa_num_key_value_heads", 2 * frame.kv_heads)
     sinks = Tensor(f"{ATTENTION}.attention_sink_bias", "vector", (frame.heads,), sliding, split="heads")
-    heads = {full: frame.kv_heads, sliding: window_kv}
     tensors = [
         *ends(frame),
         *(
             tensor
-            for layers, kv_heads in heads.items()
+            for layers, kv_heads in ((full, frame.kv_heads), (sliding, window_kv))
             if layers
             for tensor in blocks.attention(
                 ATTENTION, hidden, frame.heads, kv_heads, frame.head_dim, layers, qkv_bias=bias, value_dim=value_dim
@@ -127,7 +127,7 @@ def mimo_v2_flash(config: Config) -> ModelSpec:
 
 def _mimo_sliding(config: Config, layers: Layers) -> Layers:
     """The windowed layers: entry 1 of hybrid_layer_pattern, else layer_types."""
-    listed = marked(config, "hybrid_layer_pattern", layers, (1,))
+    listed = marked(config, "hybrid_layer_pattern", layers, (1,), (0,))
     if listed is not None:
         return listed
     kinds = layer_kinds(config, len(layers), (), ("full_attention", "sliding_attention"))

@@ -104,6 +104,7 @@ BUILDERS: dict[str, str] = {
     "ministral3": "llama",
     "mistral": "llama",
     "mistral3": "llava:build_mistral3",
+    "mistral4": "deepseek:deepseek_v2",
     "mixtral": "moe:mixtral",
     "mllama": "mllama",
     "mllama_text_model": "mllama:build_text",

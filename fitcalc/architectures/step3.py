@@ -138,7 +138,7 @@ def _sliding(config: Config, layers: Layers, own: int) -> frozenset[int]:
     if not isinstance(listed, list | tuple):
         return frozenset()
     padded = {"layer_types": [*listed, *(KINDS[1] for _ in layers[own:])]} if len(listed) == own else config
-    return frozenset(marked(padded, "layer_types", layers, KINDS[1:]) or ())
+    return frozenset(marked(padded, "layer_types", layers, KINDS[1:], KINDS[:1]) or ())
 
 
 def _layer(config: Config, frame: Frame, layers: Layers, sliding: frozenset[int]) -> list[Tensor]:
