@@ -556,7 +556,6 @@ def test_any_value_of_any_key_gives_a_model_or_a_named_error(slug: str, data: st
     key = data.draw(st.sampled_from(sorted(config)))
     try:
         spec = from_config(config | {key: data.draw(JUNK)})
-    except FitcalcError as error:
-        assert str(error)
-    else:
-        assert 0 < spec.params_active <= spec.params_total
+    except FitcalcError:
+        return
+    assert 0 < spec.params_active <= spec.params_total
