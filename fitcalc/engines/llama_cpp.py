@@ -1,0 +1,118 @@
+"""llama.cpp (and Ollama, which runs it): buffers that are allocated once at start, layers on cards or on the host.
+
+Beside the contract of fitcalc.engines.base there is
+    offloaded(prepared, context_tokens, concurrency) -> Prepared | None
+        the plan with as much on the cards as fits and the rest in RAM: routed experts leave first, then whole layers;
+        None where nothing is to be gained (no cards, memory shared with the host, layers given by hand, or even the
+        buffers of a card do not fit). Its ledgers judge like any other; the host's then decides.
+    offload_summary(prepared) -> str
+        in words: '28 of 33 layers on the cards, the rest in RAM'.
+Without an explicit n_gpu_layers a plan puts everything on the cards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fitcalc.engines.base import Pool
+from fitcalc.engines.llama_cpp_command import start_command
+from fitcalc.engines.llama_cpp_ledgers import TOWER_PARTS, kv_cache_bytes, ledgers, repacked_bytes
+from fitcalc.engines.llama_cpp_offload import offload_summary, offloaded
+from fitcalc.engines.llama_cpp_plan import Prepared, prepare, shape_at
+from fitcalc.engines.llama_cpp_settings import Settings, settings_of, window_tokens
+from fitcalc.engines.options import settled
+from fitcalc.spec.engine import EngineProfile
+from fitcalc.spec.hardware import Machine
+from fitcalc.spec.model import ModelSpec
+from fitcalc.spec.quant import Scheme
+from fitcalc.spec.workload import Workload
+
+__all__ = [
+    "Prepared",
+    "command",
+    "kv_cache_bytes",
+    "ledgers",
+    "notes",
+    "offload_summary",
+    "offloaded",
+    "pool",
+    "prepare",
+    "refusal",
+]
+
+
+def refusal(
+    model: ModelSpec, scheme: Scheme, machine: Machine, workload: Workload, profile: EngineProfile
+) -> str | None:
+    """Why llama.cpp cannot run the combination; None when it can."""
+    if model.kind not in ("decoder", "encoder"):
+        return f"{profile.name} is modelled for decoders and encoders, not for {model.name}"
+    if scheme.ggml is not None and model.model_type not in scheme.ggml.architectures:
+        return f"{profile.name} has no converter for {model.model_type}"
+    if workload.tensor_parallel > 1:
+        return f"{profile.name} divides a model by layers, not by tensors: leave out --tp"
+    for name in (workload.kv_dtype, workload.options.get("type_k"), workload.options.get("type_v")):
+        if name and str(name).startswith("fp8"):
+            return f"{profile.name} has no fp8 KV cache: use q8_0"
+    settings = settings_of(settled(workload, profile), profile)
+    options = settled(workload, profile).options
+    if options["split_mode"] not in ("layer", "none"):
+        return f"split_mode {options['split_mode']} is not modelled for {profile.name}: use layer or none"
+    if len(options["tensor_split"]) > max(len(machine.gpus), 1):
+        return f"tensor_split names {len(options['tensor_split'])} shares for {len(machine.gpus)} cards"
+    return _cache_refusal(model, settings, profile)
+
+
+def _cache_refusal(model: ModelSpec, settings: Settings, profile: EngineProfile) -> str | None:
+    if settings.block_v[0] > 1 and not settings.flash:
+        return f"{profile.name} quantizes V only with flash attention: flash_attn on, or V in fp16"
+    for layer in model.cache_layers:
+        if layer.kind in ("cross", "compressed"):
+            return f"{profile.name} has no cache of kind {layer.kind} modelled for {model.name}"
+        key = layer.latent_elems or layer.key_dim
+        if key % settings.block_k[0] or layer.value_dim % settings.block_v[0]:
+            return f"{settings.type_k} does not divide the {key} elements of a KV head of {model.name}"
+    if any(layer.kind == "mla" for layer in model.cache_layers) and settings.type_k != settings.type_v:
+        return "latent attention keeps K and V in one cache: give type_k and type_v alike"
+    return None
+
+
+def pool(_prepared: Prepared, _context_tokens: Any, _concurrency: Any) -> Pool | None:
+    """None: llama.cpp allocates what was asked for and nothing more."""
+    return None
+
+
+def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
+    """The command that starts the server as the ledger assumes it."""
+    shape = shape_at(prepared, context_tokens, concurrency)
+    on_cards = sum(share.layers + share.has_output for share in prepared.cards)
+    return start_command(
+        prepared.model,
+        prepared.scheme,
+        prepared.profile,
+        prepared.workload,
+        prepared.settings,
+        shape,
+        cards=len(prepared.cards),
+        gpu_layers=on_cards,
+        all_layers=prepared.model.layers + 1,
+        cpu_expert_layers=prepared.rules.cpu_expert_layers,
+    )
+
+
+def notes(prepared: Prepared) -> tuple[str, ...]:
+    """What a reader has to know beside the numbers."""
+    return tuple(_notes(prepared))
+
+
+def _notes(prepared: Prepared) -> Iterator[str]:
+    model, settings = prepared.model, prepared.settings
+    if any(tensor.part in TOWER_PARTS for tensor in model.tensors) and not settings.towers:
+        yield "text only: the vision or audio tower is a separate mmproj file (option mmproj)"
+    if repacked_bytes(prepared):
+        yield "programs that show memory count repacked weights twice; the mapped file gives way when memory is short"
+    if window_tokens(model) and prepared.rules.window_cache and not settings.swa_full:
+        yield "layers with a window keep the window and one micro-batch per request"
+    if prepared.uses_host:
+        yield offload_summary(prepared)

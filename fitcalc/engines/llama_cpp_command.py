@@ -1,0 +1,122 @@
+"""The start command of llama-server, or the Modelfile lines of Ollama, as the ledger assumes them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from fitcalc.engines.llama_cpp_settings import KV_NAMES, Settings, Shape
+from fitcalc.spec.engine import EngineProfile
+from fitcalc.spec.model import ModelSpec
+from fitcalc.spec.quant import Scheme
+from fitcalc.spec.workload import Workload
+
+_FLOAT_TYPES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
+_SPELLED = {kv_id: name for name, kv_id in KV_NAMES.items()} | {"int8": "q8_0"}
+
+
+def kv_name(kv_id: str) -> str:
+    """llama.cpp's spelling of a KV type."""
+    return _SPELLED.get(kv_id, kv_id)
+
+
+def file_type(scheme: Scheme) -> str:
+    """The file type in a GGUF's name: Q4_K_M, F16."""
+    return scheme.recipe or _FLOAT_TYPES.get(scheme.id, scheme.id.upper())
+
+
+def gguf_repository(model: ModelSpec, scheme: Scheme) -> str:
+    """A repository that is known to hold the file; '' where none is."""
+    known = dict(model.quantized_repos)
+    return known.get(scheme.id) or known.get("gguf") or ""
+
+
+def file_name(model: ModelSpec, scheme: Scheme) -> str:
+    """A file to put in: a visible placeholder."""
+    subject = (model.hf_repo.rpartition("/")[2] or model.id).replace(" ", "-")
+    return f"<{subject}-{file_type(scheme)}.gguf>"
+
+
+def start_command(
+    model: ModelSpec,
+    scheme: Scheme,
+    profile: EngineProfile,
+    workload: Workload,
+    settings: Settings,
+    shape: Shape,
+    *,
+    cards: int,
+    gpu_layers: int,
+    all_layers: int,
+    cpu_expert_layers: int,
+) -> str:
+    """The words that start the engine; a shell line, or for Ollama a Modelfile and two lines."""
+    if profile.constants["command"] == "ollama":
+        return _ollama(model, scheme, settings, shape, gpu_layers if gpu_layers < all_layers and cards else None)
+    repository = gguf_repository(model, scheme)
+    source = ["-hf", f"{repository}:{file_type(scheme)}"] if repository else ["-m", file_name(model, scheme)]
+    words = [
+        "llama-server",
+        *source,
+        *("-c", str(shape.total_cells), "-np", str(shape.sequences)),
+        *_layers(cards, gpu_layers, all_layers, cpu_expert_layers),
+        *("-b", str(settings.batch), "-ub", str(settings.ubatch)),
+        *_attention(profile, settings),
+        *_switches(profile, workload, settings, cards),
+    ]
+    # The placeholder stays readable: it is meant to be replaced.
+    return " ".join(word if word.startswith("<") else shlex.quote(word) for word in words)
+
+
+def _layers(cards: int, gpu_layers: int, all_layers: int, cpu_expert_layers: int) -> Iterator[str]:
+    if not cards:
+        return
+    yield from ("-ngl", str(gpu_layers if gpu_layers < all_layers else 99 if all_layers <= 99 else all_layers))
+    if cpu_expert_layers:
+        yield from ("--n-cpu-moe", str(min(cpu_expert_layers, all_layers - 1)))
+
+
+def _attention(profile: EngineProfile, settings: Settings) -> Iterator[str]:
+    if profile.constants["flash_takes_value"]:
+        yield from ("-fa", "on" if settings.flash else "off")
+    elif settings.flash:
+        yield "-fa"
+    default = next(iter(profile.kv_types))
+    if settings.type_k != default or settings.type_v != default:
+        yield from ("-ctk", kv_name(settings.type_k), "-ctv", kv_name(settings.type_v))
+
+
+def _switches(profile: EngineProfile, workload: Workload, settings: Settings, cards: int) -> Iterator[str]:
+    options, defaults = workload.options, profile.options
+    if profile.constants["separate_streams"]:
+        yield "--kv-unified" if settings.unified else "--no-kv-unified"
+    if settings.swa_full:
+        yield "--swa-full"
+    if settings.cache_on_host:
+        yield "-nkvo"
+    if not settings.mapped:
+        yield "--no-mmap"
+    if not settings.repacked:
+        yield "--no-repack"
+    if cards > 1 and options["split_mode"] != defaults["split_mode"]:
+        yield from ("-sm", str(options["split_mode"]))
+    if cards > 1 and tuple(options["tensor_split"]) != tuple(defaults["tensor_split"]):
+        yield from ("-ts", ",".join(f"{part:g}" for part in options["tensor_split"]))
+
+
+def _ollama(model: ModelSpec, scheme: Scheme, settings: Settings, shape: Shape, gpu_layers: int | None) -> str:
+    repository = gguf_repository(model, scheme)
+    source = f"hf.co/{repository}:{file_type(scheme)}" if repository else f"./{file_name(model, scheme)}"
+    per_request = shape.total_cells // (1 if settings.unified else shape.sequences)
+    name = f"{model.id}-{scheme.id}"
+    lines = [f"FROM {source}", f"PARAMETER num_ctx {per_request}", f"PARAMETER num_batch {settings.batch}"]
+    if gpu_layers is not None:
+        lines.append(f"PARAMETER num_gpu {gpu_layers}")
+    environment = [
+        f"OLLAMA_NUM_PARALLEL={shape.sequences}",
+        f"OLLAMA_FLASH_ATTENTION={1 if settings.flash else 0}",
+        f"OLLAMA_KV_CACHE_TYPE={kv_name(settings.type_k)}",
+    ]
+    written = "\\n".join(lines)
+    start = f"{' '.join(environment)} ollama serve"
+    return f"{start} & printf '{written}\\n' > Modelfile && ollama create {name} && ollama run {name}"

@@ -1,0 +1,184 @@
+"""The ledgers of a llama.cpp plan: cards and the host beside them, a GPU that shares the host's memory, a processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from fitcalc.engines import llama_cpp_terms as terms
+from fitcalc.engines.base import DeviceLedger
+from fitcalc.engines.llama_cpp_layout import Share
+from fitcalc.engines.llama_cpp_plan import Prepared, shape_at
+from fitcalc.engines.llama_cpp_settings import Shape
+from fitcalc.ledger import Input, Term
+from fitcalc.spec.hardware import Device
+
+TOWER_PARTS = ("vision", "audio", "projector")
+"""Parts in a separate mmproj file."""
+_TOWER_ELEM_BYTES = 2
+
+
+def ledgers(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
+    """The terms of every card in rank order and of the host, or of the one device whose memory is shared."""
+    shape = shape_at(prepared, context_tokens, concurrency)
+    if not prepared.machine.gpus:
+        return (_processor(prepared, shape),)
+    if prepared.is_shared_memory:
+        return (_shared(prepared, shape),)
+    cards = zip(prepared.machine.gpus, prepared.cards, strict=True)
+    return (*(_card(prepared, shape, device, share) for device, share in cards), _host(prepared, shape))
+
+
+def _copies(prepared: Prepared) -> int:
+    """Copies of the graph's inputs: execution is pipelined where all layers and caches are on several cards."""
+    busy = sum(1 for share in prepared.cards if share.layers or share.has_output)
+    pipelined = busy > 1 and not prepared.uses_host
+    return int(prepared.profile.constants["pipeline_copies"]) if pipelined else 1
+
+
+def _place(prepared: Prepared, share: Share) -> terms.Place:
+    fetches = prepared.uses_host and prepared.settings.offloads_batches and share.rank == 0
+    vendor = prepared.machine.gpus[share.rank].vendor
+    return terms.Place(
+        copies=_copies(prepared),
+        is_first=share.rank == 0,
+        host=prepared.host if fetches else None,
+        converts_cache=vendor in prepared.profile.constants["row_step"],
+    )
+
+
+def _compute(prepared: Prepared, shape: Shape, share: Share) -> Term:
+    place = _place(prepared, share)
+    kind = "offload" if prepared.uses_host else "cards" if place.copies > 1 else "card"
+    return terms.compute(share, prepared.graph, prepared.settings, shape, prepared.profile.constants, place, kind)
+
+
+def _card(prepared: Prepared, shape: Shape, device: Device, share: Share) -> DeviceLedger:
+    parts: list[Term] = []
+    if share.weights_bytes or share.layers:
+        parts = [terms.weights(share, _head_note(prepared, share)), *terms.cache(share, shape, prepared.settings)]
+    if parts or share.rank == 0:
+        parts += [_compute(prepared, shape, share), *terms.context(device, prepared.profile.constants)]
+        parts += list(_towers(prepared)) if share.rank == 0 else []
+    parts += list(terms.others(prepared.machine.gpu_used_bytes))
+    return DeviceLedger(device.id, device.name, share.rank, device.memory_bytes, device.usable_bytes, tuple(parts))
+
+
+def _head_note(prepared: Prepared, share: Share) -> str:
+    tied = share.head_bytes and not any(entry.tensor.role == "lm_head" for entry in prepared.stored)
+    return "the tied output matrix is a copy of the embedding on the host" if tied else ""
+
+
+def _host(prepared: Prepared, shape: Shape) -> DeviceLedger:
+    settings, constants = prepared.settings, prepared.profile.constants
+    parts = (
+        terms.weights(prepared.host, "mapped from the file" if settings.mapped else ""),
+        *terms.cache(prepared.host, shape, settings),
+        terms.host_compute(
+            prepared.graph,
+            settings,
+            shape,
+            constants,
+            _copies(prepared),
+            holds_cache=prepared.host.largest_cell_bytes > 0,
+        ),
+        terms.output(prepared.graph, shape),
+    )
+    ram, cpu = prepared.machine.ram_bytes, prepared.machine.cpu
+    name = cpu.name if cpu else "Host memory"
+    capacity = cpu.memory_bytes if cpu and ram is not None else ram
+    decisive = prepared.uses_host or ram is not None
+    return DeviceLedger("host", name, len(prepared.cards), capacity, ram, parts, decisive)
+
+
+def _processor(prepared: Prepared, shape: Shape) -> DeviceLedger:
+    """A machine without cards: everything in RAM."""
+    cpu, settings, constants = prepared.machine.cpu, prepared.settings, prepared.profile.constants
+    place = terms.Place(embeds=True)
+    parts = (
+        terms.weights(prepared.host, _mapped_note(prepared)),
+        *terms.cache(prepared.host, shape, settings),
+        terms.compute(prepared.host, prepared.graph, settings, shape, constants, place, "cpu"),
+        terms.output(prepared.graph, shape),
+        *_towers(prepared),
+    )
+    ram = prepared.machine.ram_bytes if cpu is None or cpu.usable_bytes is None else cpu.usable_bytes
+    identity = (cpu.id, cpu.name) if cpu else ("host", "Host memory")
+    return DeviceLedger(*identity, 0, cpu.memory_bytes if cpu else ram, ram, parts)
+
+
+def _shared(prepared: Prepared, shape: Shape) -> DeviceLedger:
+    """A GPU that shares the system's memory: the host's part stands beside its own; mapped weights count once."""
+    device, card, host = prepared.machine.gpus[0], prepared.cards[0], prepared.host
+    settings, constants = prepared.settings, prepared.profile.constants
+    parts = (
+        terms.weights(_joined(card, host), "mapped from the file" if settings.mapped else ""),
+        *terms.cache(_joined(card, host), shape, settings),
+        _compute(prepared, shape, card),
+        *terms.context(device, constants),
+        replace(
+            terms.host_compute(prepared.graph, settings, shape, constants, 1, holds_cache=False),
+            note="the host's buffer",
+        ),
+        terms.output(prepared.graph, shape),
+        *_towers(prepared),
+        *terms.others(prepared.machine.gpu_used_bytes),
+    )
+    return DeviceLedger(device.id, device.name, 0, device.memory_bytes, device.usable_bytes, parts)
+
+
+def _joined(card: Share, host: Share) -> Share:
+    """Weights and caches of both sides in one."""
+    summed = ("weights_bytes", "head_bytes", "cell_bytes", "window_cell_bytes", "padding_bytes")
+    sums = {name: getattr(card, name) + getattr(host, name) for name in (*summed, "conv_elems", "state_elems")}
+    return replace(card, **sums)
+
+
+def _towers(prepared: Prepared) -> Iterator[Term]:
+    """Vision or audio towers of a separate mmproj file, loaded on request."""
+    elems = sum(t.elems for t in prepared.model.tensors if t.part in TOWER_PARTS)
+    if elems and prepared.settings.towers:
+        size = elems * _TOWER_ELEM_BYTES
+        buffer = prepared.profile.constants["tower_buffer"]
+        yield Term(
+            "vision", size + buffer, size, size + 2 * buffer, "estimated", "elems * 2 + buffer_bytes",
+            (Input("elems", elems), Input("buffer_bytes", buffer, prepared.profile.sources.get("tower_buffer", ""))),
+            "the mmproj file in 16 bit and its compute buffer",
+        )  # fmt: skip
+
+
+def kv_cache_bytes(prepared: Prepared, context_tokens: Any, concurrency: Any) -> Any:
+    """K and V over all devices, as they are allocated."""
+    shape = shape_at(prepared, context_tokens, concurrency)
+    every = (*prepared.cards, prepared.host)
+    return sum(
+        term.bytes
+        for share in every
+        for term in terms.cache(share, shape, prepared.settings)
+        if term.name == "kv_cache"
+    )
+
+
+def repacked_bytes(prepared: Prepared) -> int:
+    """Bytes that the processor keeps a second time in the order its kernels read."""
+    cpu, share = prepared.machine.cpu, prepared.host
+    if not prepared.settings.repacked or prepared.cards:
+        return 0
+    tables = prepared.profile.constants["repacked_types"]
+    names = tables["arm" if cpu is not None and _is_arm(cpu) else "x86"]
+    return sum(size for name, size in share.formats if name in names)
+
+
+def _is_arm(cpu: Device) -> bool:
+    text = f"{cpu.arch} {cpu.isa}".lower()
+    return any(word in text for word in ("cortex", "neon", "arm", "dotprod", "neoverse", "a76", "a72", "a53"))
+
+
+def _mapped_note(prepared: Prepared) -> str:
+    repacked = repacked_bytes(prepared)
+    if not prepared.settings.mapped:
+        return ""
+    if repacked:
+        return f"mapped from the file; {repacked} bytes are repacked, the mapped originals can be dropped by the system"
+    return "mapped from the file"

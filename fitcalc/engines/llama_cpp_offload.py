@@ -1,0 +1,54 @@
+"""What does not fit on the cards goes to RAM: routed experts first, then whole layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fitcalc import ledger
+from fitcalc.engines.llama_cpp_ledgers import ledgers
+from fitcalc.engines.llama_cpp_plan import Prepared, relaid
+
+
+def offloaded(prepared: Prepared, context_tokens: int, concurrency: int) -> Prepared | None:
+    """The plan with as much on the cards as fits, the rest on the host; None where there is none."""
+    if not prepared.cards or prepared.is_shared_memory or prepared.settings.gpu_layers_given:
+        return None
+    layers = prepared.model.layers
+    if prepared.model.is_moe:
+        experts = _fewest(lambda count: relaid(prepared, layers + 1, count), layers, context_tokens, concurrency)
+        if experts is not None:
+            return experts
+    kept = layers if prepared.model.is_moe else 0
+    return _fewest(lambda count: relaid(prepared, layers + 1 - count, kept), layers + 1, context_tokens, concurrency)
+
+
+def _fewest(plan: Callable[[int], Prepared], most_moved: int, context_tokens: int, concurrency: int) -> Prepared | None:
+    """The plan that moves the fewest layers, from 1 to `most_moved`, and fits on every card; None when none does."""
+
+    def fits(candidate: Prepared) -> bool:
+        cards = ledgers(candidate, context_tokens, concurrency)[:-1]
+        return all(e.usable_bytes is not None and ledger.high_bytes(e.terms) <= e.usable_bytes for e in cards)
+
+    low, high = 0, most_moved
+    if not fits(plan(most_moved)):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(plan(middle)) else (middle, high)
+    return plan(high)
+
+
+def offload_summary(prepared: Prepared) -> str:
+    """What is on the cards and what in RAM, in words; '' where everything is on the cards."""
+    layers, cards = prepared.model.layers, prepared.cards
+    if not prepared.uses_host:
+        return ""
+    on_cards = sum(share.layers + share.has_output for share in cards)
+    place = "the card" if len(cards) == 1 else "the cards"
+    if prepared.rules.cpu_expert_layers and on_cards == layers + 1:
+        return (
+            f"experts of {min(prepared.rules.cpu_expert_layers, layers)} of {layers} layers in RAM, the rest on {place}"
+        )
+    if on_cards == layers + 1:
+        return f"the KV cache in RAM, the rest on {place}"
+    return f"{on_cards} of {layers + 1} layers on {place}, the rest in RAM"
