@@ -9,9 +9,9 @@ import json
 import os
 from typing import Any
 
-from fitcalc import catalog
 from fitcalc.catalog.check import SCHEMA_NAMES, schema
 from fitcalc.catalog.files import read_toml, stems
+from fitcalc.catalog.finding import KINDS, key_of, names_of
 from fitcalc.catalog.forms import device_of, form_of
 from fitcalc.errors import ProfileError
 
@@ -24,13 +24,14 @@ def build_index(folder: str) -> dict[str, Any]:
 
     Raises ProfileError when two profiles claim one name.
     """
-    index: dict[str, Any] = {kind: {} for kind in catalog.KINDS} | {"notes": {}, "sizes": {"gpus": {}, "models": {}}}
+    index: dict[str, Any] = {kind: {} for kind in KINDS}
+    index |= {"notes": {}, "sizes": {"gpus": {}, "models": {}}, "repositories": {"models": []}}
     for kinds in _SHARED_NAMES:
         contents = [(kind, stem, content) for kind in kinds for stem, content in _profiles(folder, kind)]
         owners: dict[str, str] = {}
         for kind, stem, content in contents:
-            for name, note in catalog.names_of(stem, content).items():
-                key = catalog.key_of(kind, name)
+            for name, note in names_of(stem, content).items():
+                key = key_of(kind, name)
                 _claim(owners, key, f"{kind}/{stem}", name)
                 index[kind][key] = stem
                 if note:
@@ -43,6 +44,8 @@ def build_index(folder: str) -> dict[str, Any]:
         index["sizes"]["gpus"][stem] = [device.kind, device.segment, device.vendor, device.usable_bytes]
     for stem, content in _profiles(folder, "models"):
         counted = content.get("params") or content.get("params_published")
+        if repository := content.get("hf_repo"):
+            index["repositories"]["models"].append(key_of("models", repository))
         index["sizes"]["models"][stem] = [content.get("family", ""), content["config"].get("model_type", ""), counted]
     ordered: dict[str, Any] = _sorted(index)
     return ordered
@@ -58,8 +61,8 @@ def _repositories(contents: list[tuple[str, str, dict[str, Any]]], owners: dict[
     places: dict[str, set[str]] = {}
     for kind, stem, content in contents:
         repository = content.get("hf_repo", "")
-        names = [*catalog.names_of(stem, content), *([repository] if repository else [])]
-        for key in (catalog.key_of(kind, name) for name in names):
+        names = [*names_of(stem, content), *([repository] if repository else [])]
+        for key in (key_of(kind, name) for name in names):
             places.setdefault(key, set()).add(f"{kind}/{stem}")
             places.setdefault(key.rpartition("/")[2], set()).add(f"{kind}/{stem}")
     return {key: next(iter(found)) for key, found in places.items() if key not in owners and len(found) == 1}

@@ -52,4 +52,12 @@ def closest(name: str, keys: Mapping[str, str]) -> tuple[str, ...]:
         score = matcher.ratio() + (0.01 if key.replace("-", "") == re.sub(r"\W|_", "", profile) else 0.0)
         if score >= 0.5 and score > best.get(profile, 0.0):
             best[profile] = score
-    return tuple(sorted(best, key=lambda profile: (-best[profile], profile))[:_SUGGESTIONS])
+    ranked = sorted(best, key=lambda profile: (-round(best[profile], 3), _distance(name, profile), profile))
+    return tuple(ranked[:_SUGGESTIONS])
+
+
+def _distance(name: str, profile: str) -> int:
+    """How far apart the numbers in two names are, position by position: 'q-9' is nearer to 'q8_0' than to 'q2_k'."""
+    # Digits beyond eight are no version, size or model number.
+    numbers = [[int(word[:8]) for word in re.findall(r"\d+", text)] for text in (name, profile)]
+    return sum(abs(a - b) for a, b in zip(*numbers, strict=False))
