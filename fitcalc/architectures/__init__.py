@@ -5,6 +5,8 @@ Modules are imported when their model type is asked for, so that one fit loads o
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -29,4 +31,22 @@ def from_config(config: Config) -> ModelSpec:
     module, _, function = place.partition(":")
     built: Any = getattr(import_module(f"fitcalc.architectures.{module}"), function or "build")
     spec: ModelSpec = built(config)
-    return spec
+    return _with_quantization(spec, config)
+
+
+def _with_quantization(spec: ModelSpec, config: Config) -> ModelSpec:
+    """The model with the scheme its checkpoint is stored in; one that is not understood makes its sizes unknown."""
+    if not any("quantization" in key or "compression" in key for key in _all_keys(config)):
+        return spec
+    from fitcalc.architectures.quant_config import checkpoint_quant
+
+    quant, unknown = checkpoint_quant(config)
+    unknowns = (*spec.unknowns, unknown) if unknown and unknown not in spec.unknowns else spec.unknowns
+    return replace(spec, quant=quant, unknowns=unknowns)
+
+
+def _all_keys(config: Config) -> Iterator[str]:
+    yield from config
+    for value in config.values():
+        if isinstance(value, Mapping):
+            yield from value

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 
 from fitcalc.quantization.gguf_tensors import assign_gguf
-from fitcalc.quantization.linear_layers import assign_linear, is_own
-from fitcalc.quantization.stored import Stored, stored_bytes, total_bytes
+from fitcalc.quantization.linear_layers import assign_linear
+from fitcalc.quantization.stored import Stored, total_bytes
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.quant import PLAIN_TYPES, Format, Scheme
 from fitcalc.units import round_up
@@ -30,15 +30,7 @@ def checkpoint_bytes(model: ModelSpec, scheme: Scheme, *, gguf: bool = False, im
         header: int = round_up(gguf_header_bytes(model, scheme, stored), 32)
         return header + total_bytes(stored, file=True)
     stored = assign_linear(model, scheme, model.tensors)
-    size = sum(_file_bytes(model, scheme, entry) for entry in stored)
-    return size + _head_copy_bytes(model, scheme) + safetensors_header_bytes(stored)
-
-
-def _file_bytes(model: ModelSpec, scheme: Scheme, entry: Stored) -> int:
-    """Prediction layers are quantized only where the maker did so: exporters of others leave them as they were."""
-    if entry.tensor.part != "mtp" or scheme.kind == "float" or is_own(scheme, model.quant):
-        return stored_bytes(entry, file=True)
-    return entry.tensor.elems * PLAIN_TYPES[model.dtype].block_bytes
+    return total_bytes(stored, file=True) + _head_copy_bytes(model, scheme) + safetensors_header_bytes(stored)
 
 
 def _head_copy_bytes(model: ModelSpec, scheme: Scheme) -> int:

@@ -11,6 +11,9 @@ from fitcalc.quantization.stored import Stored
 from fitcalc.spec.model import ModelSpec, Tensor
 from fitcalc.spec.quant import PLAIN_TYPES, CheckpointQuant, Format, Scheme, split_group, with_group
 
+_SCALE_BITS = 16
+"""Group data of this size is a scale alone; asymmetric checkpoints add a zero point of as many bits as a weight."""
+
 Formats = tuple[Format, Format]
 """In the file, in the engine."""
 
@@ -32,6 +35,8 @@ def obeyed(scheme: Scheme, quant: CheckpointQuant) -> Scheme:
     elif loaded and quant.desc_act:
         # Activation order keeps the group index and the order that sorts it.
         loaded = replace(loaded, column_bytes=2 * weight.column_bytes)
+    if not quant.symmetric and 0 < weight.group_bits <= _SCALE_BITS:
+        weight = replace(weight, group_bits=weight.group_bits + scheme.bits)
     kept = tuple(role for role in scheme.kept_roles if role != "lm_head" or not quant.lm_head)
     return replace(
         scheme,
@@ -46,9 +51,12 @@ def obeyed(scheme: Scheme, quant: CheckpointQuant) -> Scheme:
 
 def assign_linear(model: ModelSpec, scheme: Scheme, tensors: Iterable[Tensor]) -> tuple[Stored, ...]:
     """The tensors with their formats. Raises UnsupportedModelError for a mixed checkpoint of unknown formats."""
-    if is_own(scheme, model.quant) and model.quant is not None:
+    if model.quant is not None and is_own(scheme, model.quant):
         scheme = obeyed(scheme, model.quant)
-    ignored, targets = compiled(scheme.ignored), compiled(scheme.targets)
+        exceptions = scheme.ignored
+    else:
+        exceptions = (*scheme.ignored, *scheme.family_ignored.get(model.model_type, ()))
+    ignored, targets = compiled(exceptions), compiled(scheme.targets)
     overrides = _overrides(scheme)
     entries: list[Stored] = []
     for tensor in tensors:

@@ -124,6 +124,8 @@ class Scheme:
     """Exists by explicit request only; never chosen on its own."""
     ignored: tuple[str, ...] = ()
     """Module patterns that stay in the model's own type: those every exporter leaves, and a checkpoint's own."""
+    family_ignored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """model_type -> module patterns that the makers' own exports leave alone, where that is known."""
     targets: tuple[str, ...] = ()
     """Module patterns of one checkpoint that are quantized; empty: every linear that is not kept or ignored."""
     overrides: tuple[tuple[str, str], ...] = ()
@@ -200,6 +202,8 @@ class QuantForm:
     also_roles: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     """Module patterns that every exporter leaves in the model's own type."""
+    family_ignored: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """model_type -> module patterns that the makers' own exports leave alone, where that is known."""
     min_compute_capability: str = ""
     native_compute_capability: str = ""
     needs_imatrix: bool = False
@@ -236,7 +240,7 @@ class GgmlForm:
 
 
 _TUPLES = ("engines", "kept_roles", "kept_parts", "only_roles", "also_roles", "ignored")
-_NOT_SHARED = ("weight", "type", "loaded", "beside", "aliases", "ambiguous")
+_NOT_SHARED = ("weight", "type", "loaded", "beside", "aliases", "ambiguous", "family_ignored")
 _SHARED = tuple(entry.name for entry in fields(QuantForm) if entry.name not in _NOT_SHARED)
 
 
@@ -260,6 +264,7 @@ def scheme_from_form(form: Mapping[str, Any], scheme_id: str, ggml: GgmlTable | 
         weight=stored,
         loaded=Format(scheme_id, **loaded) if loaded is not None else None,
         beside={key: Format(key, **table) for key, table in form.get("beside", {}).items()},
+        family_ignored={key: tuple(patterns) for key, patterns in form.get("family_ignored", {}).items()},
         ggml=ggml if form.get("kind") in ("gguf", "float") else None,
         **values,
     )
