@@ -148,7 +148,7 @@ def encoder(
         vocab=vocab,
         tied=tied,
         **{
-            "head_dim": head_dim_of_tower(hidden, heads),
+            "head_dim": more.get("head_dim") or head_dim_of_tower(hidden, heads),
             "attention": "encoder(mha)",
             "gated": False,
             "kind": "encoder",
