@@ -64,7 +64,8 @@ def load_model(name: str) -> ModelSpec:
 def _model(form: forms.ModelForm, found: Found) -> ModelSpec:
     from fitcalc.architectures import from_config
 
-    spec = from_config(forms.config_of(form))
+    named = {"architectures": [form.model_class]} if form.model_class else {}
+    spec = from_config(named | forms.config_of(form))
     notes = [*([found.note] if found.note else []), *form.notes, *spec.notes]
     if form.params is not None and spec.params_total != form.params and not spec.unknowns:
         notes.append(f"the tensors count {spec.params_total:,} parameters, the profile says {form.params:,}")

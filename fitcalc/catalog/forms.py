@@ -29,6 +29,8 @@ class ModelForm:
     """As a person would write it."""
     config: dict[str, Any]
     """Architectural keys of the published config.json, verbatim; long module lists with * for layer numbers."""
+    model_class: str = ""
+    """The class that loads the model, where its config.json names none under `architectures`."""
     family: str = ""
     aliases: tuple[str, ...] = ()
     ambiguous: dict[str, str] = field(default_factory=dict)
