@@ -15,12 +15,13 @@ from fitcalc.architectures.encoder_blocks import (
     stored,
     with_defaults,
 )
+from fitcalc.architectures.mobilenet import mobilenet_v5
 from fitcalc.architectures.multimodal import NESTED, compose, text_part
 from fitcalc.errors import ModelFileError
 from fitcalc.spec.model import ModelSpec, Part, Tensor
 
-_TIMM_PARAMS = {"mobilenetv5_300m_enc": 294_126_912}
-"""Parameters of image encoders that a config names without shapes (timm 1.0, counted on the meta device)."""
+_NAMED = {"mobilenetv5_300m_enc": mobilenet_v5}
+"""Image encoders that a config names without shapes -> their tensors."""
 _IMAGE_3N = {"architecture": "mobilenetv5_300m_enc", "hidden_size": 2048, "vocab_size": 128}
 _AUDIO_3N = {
     "hidden_size": 1536,
@@ -76,21 +77,20 @@ _LAYER_NORMS_4 = ("norm_pre_attn", "norm_post_attn", "norm_out")
 
 
 def build_3n(config: Config) -> ModelSpec:
-    """gemma3n: text, MobileNet image encoder (a published count, no shapes), conformer for audio, two embedders."""
+    """gemma3n: text, an image encoder known by name, a conformer for audio, an embedder for each."""
     text = text_part(config, "gemma3n_text")
     image = with_defaults(mapping(config, "vision_config"), _IMAGE_3N)
     audio = with_defaults(mapping(config, "audio_config"), _AUDIO_3N)
     named = str(image["architecture"])
-    count = _TIMM_PARAMS.get(named)
-    tower = stored("model.vision_tower.timm_model", "other", (count,), part="vision") if count else None
-    unknown = f"the shape of image encoder {named!r:.60} is not in the config: it is not counted"
+    encoder = _NAMED.get(named)
     towers = [
-        *([tower] if tower else []),
+        *(encoder("model.vision_tower.timm_model") if encoder else ()),
         *_embedder_3n("model.embed_vision", image, text.hidden),
         *_audio_3n(audio, "model.audio_tower"),
         *_embedder_3n("model.embed_audio", audio, text.hidden),
     ]
-    return compose(config, text, towers, renames=NESTED, unknowns=() if tower else (unknown,))
+    unknown = f"the shape of image encoder {named!r:.60} is not in the config: it is not counted"
+    return compose(config, text, towers, renames=NESTED, unknowns=() if encoder else (unknown,))
 
 
 def build_4(config: Config) -> ModelSpec:
