@@ -1,7 +1,7 @@
 """Encoders, encoder-decoders and models with towers: tensors against the classes, parts, closed forms, caches.
 
 golden/class_tensors.json: parameter names, shapes and counts of small models made by the classes of transformers
-5.23.0 on the meta device (`by`: 'names' where checkpoints carry the class's own names, 'shapes' where they keep older
+5.23.0, with timm 1.0, on the meta device (`by`: 'names' where checkpoints carry the class's own names, 'shapes' where they keep older
 ones, 'totals' where they fuse what the class splits). golden/part_counts.csv: counts of parts, source beside each.
 """
 
