@@ -237,7 +237,7 @@ def test_a_missing_tie_takes_the_class_default(model_type: str, tied: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("model_type", "head_dim"), [("llama", 16), ("gemma", 256), ("qwen3", 128), ("nemotron", 128), ("glm", 128)]
+    ("model_type", "head_dim"), [("llama", 16), ("gemma", 256), ("qwen3", 128), ("nemotron", 16), ("glm", 128)]
 )
 def test_a_missing_head_dim_takes_the_class_default(model_type: str, head_dim: int) -> None:
     assert from_config(llama_like(model_type)).head_dim == head_dim

@@ -25,6 +25,7 @@ _GPT_KEYS = {
     "max_position_embeddings": "n_positions",
 }
 _ALL_BIASES = Style(
+    multi_head=True,
     projections=("query_key_value", "dense"),
     qkv_bias=True,
     out_bias=True,
@@ -35,7 +36,7 @@ _ALL_BIASES = Style(
 _GPT2 = replace(
     _ALL_BIASES,
     keys=_GPT_KEYS,
-    defaults=_TIED,
+    defaults={**_TIED, "max_position_embeddings": 1024},
     block="transformer.h.{layer}",
     embedding="transformer.wte",
     final_norm="transformer.ln_f",
@@ -49,7 +50,7 @@ _GPT2 = replace(
 )
 _GPTJ = replace(
     _GPT2,
-    defaults={"rotary_dim": 64},
+    defaults={"rotary_dim": 64, "max_position_embeddings": 2048},
     projections=("q_proj", "k_proj", "v_proj", "out_proj"),
     qkv_bias=False,
     out_bias=False,
@@ -118,7 +119,7 @@ STYLES: Mapping[str, Style] = MappingProxyType({
     ),
 })  # fmt: skip
 
-_BIGCODE = _GPT2
+_BIGCODE = replace(_GPT2, multi_head=False)
 _BLOOM = replace(
     _ALL_BIASES,
     keys={
@@ -138,6 +139,7 @@ _BLOOM = replace(
 )
 _FALCON = replace(
     _BLOOM,
+    multi_head=False,
     keys={
         "hidden_size": "n_embed",
         "num_hidden_layers": "n_layer",
@@ -164,8 +166,15 @@ _MPT = Style(
     rotary=None,
 )
 _OPT = Style(
+    multi_head=True,
     keys={"intermediate_size": "ffn_dim"},
-    defaults={**_TIED, "enable_bias": True, "do_layer_norm_before": True, "layer_norm_elementwise_affine": True},
+    defaults={
+        **_TIED,
+        "enable_bias": True,
+        "do_layer_norm_before": True,
+        "layer_norm_elementwise_affine": True,
+        "max_position_embeddings": 2048,
+    },
     block="model.decoder.layers.{layer}",
     embedding="model.decoder.embed_tokens",
     final_norm="model.decoder.final_layer_norm",

@@ -57,7 +57,7 @@ STYLES: Mapping[str, Style] = MappingProxyType(
             qk_norm="head",
         ),
         "arcee": replace(_LLAMA, mlp=("mlp.up_proj", "mlp.down_proj")),
-        "baichuan": Style(projections=("W_pack", "o_proj")),
+        "baichuan": Style(multi_head=True, projections=("W_pack", "o_proj")),
         "cohere": replace(_COHERE, qk_norm="heads_by_dim", qk_norm_key="use_qk_norm"),
         "cohere2": replace(_COHERE, window="pattern", pattern=4, defaults={**_TIED, "sliding_window": 4096}),
         "ernie4_5": Style(
@@ -96,7 +96,7 @@ STYLES: Mapping[str, Style] = MappingProxyType(
         "hunyuan_v1_dense": replace(
             _ATTENTION_BIAS, qk_norm="head", qk_norm_names=("query_layernorm", "key_layernorm")
         ),
-        "internlm": Style(qkv_bias="bias", out_bias="bias", defaults={"bias": True}),
+        "internlm": Style(multi_head=True, qkv_bias="bias", out_bias="bias", defaults={"bias": True}),
         "internlm2": Style(
             embedding="model.tok_embeddings",
             head="output",
@@ -113,7 +113,7 @@ STYLES: Mapping[str, Style] = MappingProxyType(
             _LLAMA,
             mlp=("mlp.up_proj", "mlp.down_proj"),
             norm_bias=True,
-            defaults={"attention_bias": True, "mlp_bias": True, "head_dim": 128},
+            defaults={"attention_bias": True, "mlp_bias": True},
         ),
         "llama": _LLAMA,
         "mimo": _QWEN2,
@@ -121,9 +121,7 @@ STYLES: Mapping[str, Style] = MappingProxyType(
         "ministral": _MISTRAL,
         "ministral3": replace(_MISTRAL, defaults={"num_key_value_heads": 8, "head_dim": 128}),
         "mistral": _MISTRAL,
-        "nemotron": replace(
-            _LLAMA, mlp=("mlp.up_proj", "mlp.down_proj"), norm_bias=True, rotary=0.5, defaults={"head_dim": 128}
-        ),
+        "nemotron": replace(_LLAMA, mlp=("mlp.up_proj", "mlp.down_proj"), norm_bias=True, rotary=0.5),
         "olmo": replace(_ATTENTION_BIAS, norms=(), final_norm=""),
         "olmo2": _OLMO2,
         "olmo3": replace(_OLMO2, window="pattern", pattern=4, defaults={"sliding_window": 4096}),

@@ -45,6 +45,7 @@ STYLES: Mapping[str, Style] = MappingProxyType({
         norm_bias=True,
     ),
     "qwen": Style(
+        multi_head=True,
         keys={"head_dim": "kv_channels"},
         defaults={"no_bias": True},
         block="transformer.h.{layer}",

@@ -44,6 +44,8 @@ class Style:
     attention: str = "self_attn"
     projections: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     """Four names, or two where Q, K and V are one matrix."""
+    multi_head: bool = False
+    """K and V have as many heads as Q whatever the config says."""
     qkv_bias: bool | str = False
     out_bias: bool | str = False
     mlp: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -141,7 +143,7 @@ def shape_of(config: Config, style: Style) -> Shape:
         hidden=hidden,
         layers=tuple(range(layer_count(config, *names("num_hidden_layers")))),
         heads=heads,
-        kv_heads=kv_heads_of(config, heads),
+        kv_heads=heads if style.multi_head else kv_heads_of(config, heads),
         head_dim=head_dim,
         width=hidden * style.width_per_hidden if free_width else stated("intermediate_size"),
         vocab=stated("vocab_size"),
