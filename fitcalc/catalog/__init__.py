@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from fitcalc.catalog import forms
 from fitcalc.catalog.files import packaged_folder, read_toml, use_folders
-from fitcalc.catalog.finding import KINDS, Found, ids, index, resolve
+from fitcalc.catalog.finding import KINDS, Found, ids, read_index, resolve
 from fitcalc.catalog.names import canonical
 from fitcalc.errors import ProfileError, UnitError, UnknownNameError
 from fitcalc.spec.engine import EngineProfile
@@ -29,7 +29,6 @@ __all__ = [
     "KINDS",
     "Found",
     "device_from_size",
-    "driver_reserve_bytes",
     "ids",
     "larger_devices",
     "load_device",
@@ -41,6 +40,7 @@ __all__ = [
     "resolve",
     "smaller_models",
     "summaries",
+    "unusable_bytes",
     "use_folders",
 ]
 
@@ -150,46 +150,49 @@ def _built(found: Found, build: Callable[[dict[str, Any]], _Spec]) -> _Spec:
 
 
 def device_from_size(text: str) -> Device:
-    """A card known by its memory only. Makers count a card's GB as GiB; a unit with an i is the driver's total.
+    """A card known by its memory only: '24GB' is how it is sold, in truth GiB; '24564MiB' is a driver's total.
 
-    What drivers keep for themselves comes off, the most that is seen on cards of that size.
+    What no process gets comes off, the most that is seen on cards of that size.
     """
     match = _BARE_SIZE.fullmatch(text)
     if match is None:
         raise UnitError(f"{text!r} is not a size of memory", hint="write it like 24GB or 24564MiB")
     number, prefix, binary = match[1], match[2].upper(), match[3].lower()
     memory_bytes = parse_size(f"{number} {prefix}iB")
-    reserve_bytes = driver_reserve_bytes(memory_bytes)
-    note = (
-        f"{text.strip()} is taken as a driver's total of {memory_bytes / GIB:.4g} GiB, of which it keeps "
-        f"{reserve_bytes / MIB:.0f} MiB; bandwidth and compute are not known"
-    )
+    kept_bytes = unusable_bytes(memory_bytes, sold=not binary)
+    total = f"{memory_bytes / GIB:.5g} GiB"
+    sold = "a driver's total" if binary else "sold"
     return Device(
         id=f"custom-{number}{prefix}{binary}b".lower(),
         name=f"{number} {prefix}{binary}B card",
-        vendor="",
+        vendor="custom",
         kind="gpu",
         segment="custom",
         memory_bytes=memory_bytes,
-        usable_bytes=max(memory_bytes - reserve_bytes, 0),
+        usable_bytes=max(memory_bytes - kept_bytes, 0),
         usable_basis="derived",
         source="profiles/driver_reserve.toml",
-        notes=(note,),
+        notes=(
+            f"{text.strip()} is taken as {total} {sold}, less {kept_bytes // MIB} MiB that no process gets "
+            "(inline ECC would take 6 % more); bandwidth and compute are not known",
+        ),
     )
 
 
-def driver_reserve_bytes(memory_bytes: int) -> int:
-    """The most that a driver keeps for itself on a card of this size (profiles/driver_reserve.toml)."""
+def unusable_bytes(memory_bytes: int, *, sold: bool = False) -> int:
+    """The most that no process gets of a card: of the driver's total, or of the GiB it is sold by.
+
+    From profiles/driver_reserve.toml; never more than a sixth.
+    """
+    column = "of_sold" if sold else "reserve"
     steps = read_toml(os.path.join(packaged_folder(), "driver_reserve.toml"))["step"]
-    return next(
-        (parse_size(step["reserve"]) for step in steps if memory_bytes <= parse_size(step["up_to"])),
-        parse_size(steps[-1]["reserve"]),
-    )
+    step = next((step for step in steps if memory_bytes <= parse_size(step["up_to"])), steps[-1])
+    return min(parse_size(step[column]), memory_bytes // 6)
 
 
 def larger_devices(device: Device) -> tuple[str, ...]:
     """Cards of the same kind, class and maker with more memory, smallest first."""
-    sizes = index()["sizes"]["gpus"]
+    sizes = read_index()["sizes"]["gpus"]
     mine = [device.kind, device.segment, device.vendor]
     more = [
         (size, name)
@@ -201,7 +204,7 @@ def larger_devices(device: Device) -> tuple[str, ...]:
 
 def smaller_models(model: ModelSpec) -> tuple[str, ...]:
     """Models with clearly fewer parameters, largest first: of the same family, then of the same model type."""
-    sizes = index()["sizes"]["models"].items()
+    sizes = read_index()["sizes"]["models"].items()
     family = [(count, name) for name, (own, _, count) in sizes if own == model.family]
     alike = [(count, name) for name, (own, kind, count) in sizes if own != model.family and kind == model.model_type]
     params = model.params_total or model.published_params or 0

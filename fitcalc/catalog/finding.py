@@ -76,7 +76,7 @@ def names_of(stem: str, content: dict[str, Any]) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def index() -> dict[str, dict[str, Any]]:
+def read_index() -> dict[str, dict[str, Any]]:
     """profiles/index.json (see catalog.index)."""
     import json
 
@@ -105,10 +105,7 @@ def _by_id(kind: str, stem: str, *notes: str) -> Found | None:
     for folder in reversed(_folders()):
         path = os.path.join(folder, kind, f"{stem}.toml")
         if os.path.lexists(path):
-            own = (
-                _packaged_keys(kind)[1].get(key_of(kind, stem), "") if folder == packaged_folder() and not notes else ""
-            )
-            return Found(kind, stem, path, _joined(own, *notes, _shadow_note(kind, stem, folder)))
+            return Found(kind, stem, path, _joined(*notes, _shadow_note(kind, stem, folder)))
     return None
 
 
@@ -128,7 +125,7 @@ def _by_alias(kind: str, name: str) -> Found | None:
 
 def _reading(kind: str, name: str, key: str, profile: str) -> str:
     """What to say when a spelling matched that could have meant something else."""
-    if "/" in key and key not in index()["repositories"].get(kind, ()):
+    if "/" in key and key not in read_index()["repositories"].get(kind, ()):
         return f"{name}: tensor shapes are those of {profile}; its own context limit may differ"
     point = re.compile(r"\d\.\d")
     if key == key_of(kind, profile) and point.search(profile) and not point.search(name):
@@ -138,9 +135,8 @@ def _reading(kind: str, name: str, key: str, profile: str) -> str:
 
 def _by_bare_name(kind: str, name: str) -> Found | None:
     """The profile that has the repository's name under another organisation."""
-    key = key_of(kind, name)
-    base = key.rpartition("/")[2]
-    if not base or base == key:
+    organisation, _, base = key_of(kind, name).partition("/")
+    if kind not in ("models", "pipelines") or not organisation or not base:
         return None
     for keys, notes in (_user_keys(kind, user_folders()), _packaged_keys(kind)):
         if base in keys:
@@ -160,7 +156,7 @@ def _joined(*notes: str) -> str:
 
 
 def _packaged_keys(kind: str) -> Keys:
-    return index().get(kind, {}), index()["notes"].get(kind, {})
+    return read_index().get(kind, {}), read_index()["notes"].get(kind, {})
 
 
 @cache
