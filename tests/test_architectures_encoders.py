@@ -1,8 +1,8 @@
 """Encoders, encoder-decoders and models with towers: tensors against the classes, parts, closed forms, caches.
 
 golden/class_tensors.json: parameter names, shapes and counts of small models made by the classes of transformers
-5.23.0, with timm 1.0, on the meta device (`by`: 'names' where checkpoints carry the class's own names, 'shapes' where they keep older
-ones, 'totals' where they fuse what the class splits). golden/part_counts.csv: counts of parts, source beside each.
+5.23.0, with timm 1.0, on the meta device (`by`: 'names' where checkpoints carry the class's own names, 'shapes' where
+they keep older ones, 'totals' where they fuse what the class splits). golden/part_counts.csv: counts of parts.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _counted(spec: ModelSpec, named: bool) -> Counter[tuple[str, tuple[int, ...]
     counts: Counter[tuple[str, tuple[int, ...]]] = Counter()
     for tensor in spec.tensors:
         if not tensor.is_buffer:
-            name = _NUMBER.sub("#", tensor.name.replace("{layer}", "#")) if named else ""
+            name = _NUMBER.sub("#", tensor.name.replace("{layer}", "#").replace("{expert}", "#")) if named else ""
             counts[name, tensor.shape] += tensor.copies * tensor.repeats
     return counts
 
