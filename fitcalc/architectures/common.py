@@ -62,6 +62,7 @@ def rope_of(config: Config, rotary_dim: int, *, tables: int = 1) -> Rope | None:
         factor=_factor_of(scaling),
         original_positions=integer_or({**config, **scaling}, "original_max_position_embeddings", 0),
         tables=tables,
+        sectioned="mrope_section" in scaling,
     )
 
 

@@ -90,15 +90,8 @@ def repository(model: ModelSpec, scheme: Scheme) -> str:
         return known
     if model.hf_repo and (own == scheme.id or (not own and scheme.kind == "float")):
         return model.hf_repo
-    subject = (model.hf_repo.rpartition("/")[2] or model.id).replace(" ", "-")
     article = "an" if scheme.id[0] in "aefhilmnorsx" else "a"
-    return f"<{article}-{scheme.id}-repository-of-{subject}>"
-
-
-def capability(text: str) -> tuple[int, ...]:
-    """(8, 6) from '8.6'; () where a device has none."""
-    parts = text.split(".")
-    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()
+    return f"<{article}-{scheme.id.upper()}-repository-of-{model.name.replace(' ', '-')}>"
 
 
 def elem_bytes_of(scheme: Scheme) -> int:
@@ -112,3 +105,9 @@ def spread(profile: EngineProfile, name: str, constant: str, note: str = "") -> 
     source = profile.sources.get(constant, "")
     inputs = (Input(constant, entry["bytes"], source),)
     return Term(name, entry["bytes"], entry["low"], entry["high"], "estimated", constant, inputs, note)
+
+
+def capability(text: str) -> tuple[int, ...]:
+    """(8, 6) from '8.6'; () where a device has none."""
+    parts = text.split(".")
+    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else ()

@@ -28,6 +28,8 @@ FUSED = {
 """Role -> the one parameter that engines load it into."""
 FIRST_STAGE_ROLES = ("embedding", "position_embedding", "token_type_embedding", "per_layer_embedding")
 """Tensors outside the layers that the first pipeline stage holds; the last one holds the others."""
+SECTIONED_TABLE = 4
+"""vLLM makes the table of sectioned positions this many times longer (MRotaryEmbedding)."""
 TOWER_PARTS = ("vision", "audio")
 
 
@@ -71,7 +73,7 @@ def layers_held(layers: Sequence[int], rank: Rank) -> int:
     return bisect_left(layers, rank.stop) - bisect_left(layers, rank.first)
 
 
-def repeats_of(tensor: Tensor, layers: Sequence[int], rank: Rank, tied: bool) -> int:
+def repeats_of(tensor: Tensor, layers: Sequence[int], rank: Rank, *, tied: bool = False) -> int:
     """How often a rank holds the tensor: its layers of this stage; ends of the model on the first or last stage."""
     if tensor.part == "mtp":
         return 0
@@ -140,6 +142,8 @@ def rotary_positions(rope: Rope) -> int:
         scaled = round(rope.original_positions * rope.factor)
     elif rope.scaling in ("longrope", "su") and rope.original_positions:
         scaled = positions + rope.original_positions
+    elif rope.sectioned:
+        scaled = positions * SECTIONED_TABLE
     else:
         scaled = positions
     return scaled + (rope.tables - 1) * positions
@@ -151,7 +155,7 @@ def rank_weights(model: ModelSpec, stored: Sequence[Stored], rank: Rank, float_b
     absorbed = absorbed_booked = quantized = 0
     for entry in stored:
         tensor, fmt = entry.tensor, entry.format
-        count = repeats_of(tensor, entry.layers, rank, model.tied_embeddings)
+        count = repeats_of(tensor, entry.layers, rank, tied=model.tied_embeddings)
         if not count:
             continue
         rows, cols, copies = rank_shape(tensor, fmt, rank)

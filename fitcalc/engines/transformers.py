@@ -101,7 +101,9 @@ def _place(
 ) -> Place:
     """The fixed terms of one device."""
     counts = tuple(layers_held(layer.layers, rank) for layer in model.cache_layers)
-    weights = _weights(model, stored, rank, whole=rank.is_first and rank.is_last)
+    # Exports of tied models in these formats hold the head once more, and it is loaded beside the embedding.
+    untied = model.stores_tied_head and scheme.method in profile.constants["untied_methods"]
+    weights = _weights(model, stored, rank, untied=untied, whole=rank.is_first and rank.is_last)
     if device is None or device.kind == "cpu":
         terms: tuple[Term, ...] = (
             weights,
@@ -113,7 +115,6 @@ def _place(
     others = machine.gpu_used_bytes
     found = (
         weights,
-        *_workspace(model, scheme, profile),
         _context(profile, device),
         spread(profile, "runtime", "runtime_gpu", "library workspaces and what PyTorch's allocator holds unused"),
         *((fixed("desktop", others, "exact", note="held by others"),) if others else ()),
@@ -121,7 +122,7 @@ def _place(
     return Place(device.id, device.name, device.memory_bytes, device.usable_bytes, found, counts)
 
 
-def _weights(model: ModelSpec, stored: tuple[Stored, ...], rank: Rank, *, whole: bool) -> Term:
+def _weights(model: ModelSpec, stored: tuple[Stored, ...], rank: Rank, *, untied: bool, whole: bool) -> Term:
     """Tensors as stored. Layers spread over devices may shift by one layer: the interval says so."""
     total = largest_layer = 0
     for entry in stored:
@@ -129,8 +130,8 @@ def _weights(model: ModelSpec, stored: tuple[Stored, ...], rank: Rank, *, whole:
         rows = tensor.shape[0] if tensor.shape else 1
         cols = tensor.elems // (rows * tensor.copies * tensor.repeats) if tensor.elems else 0
         one = tensor.copies * int(matrix_bytes(entry.file_format, rows, cols))
-        # A tied head lies where the embedding is: only the first device counts it.
-        total += one * repeats_of(tensor, entry.layers, rank, tied=False)
+        total += one * repeats_of(tensor, entry.layers, rank)
+        total += one if untied and rank.is_last and tensor.role == "embedding" else 0
         largest_layer += one if tensor.layers else 0
     inputs = (Input("tensor_bytes", total),)
     if whole:
@@ -138,20 +139,6 @@ def _weights(model: ModelSpec, stored: tuple[Stored, ...], rank: Rank, *, whole:
     note = f"{rank.stop - rank.first} of {model.layers} layers; device_map may shift one"
     low, high = max(total - largest_layer, 0), total + largest_layer
     return Term("weights", total, low, high, "estimated", "tensor_bytes", inputs, note)
-
-
-def _workspace(model: ModelSpec, scheme: Scheme, profile: EngineProfile) -> tuple[Term, ...]:
-    """Dequantized weights that kernels of some formats keep at hand: copies of the largest MLP matrix in 16 bit."""
-    copies = profile.constants["dequantized_copies"].get(scheme.method or scheme.id, 0)
-    width = model.intermediate or model.moe_intermediate
-    if not copies or not width:
-        return ()
-    term = computed(
-        "compute_buffer", runtime.dequantized_bytes, "estimated", copies=copies, hidden=model.hidden, width=width,
-        sources={"copies": profile.sources.get("dequantized_copies", "")},
-    )  # fmt: skip
-    high = term.bytes + profile.constants["dequantized_over"]
-    return (Term(term.name, term.bytes, 0, high, "estimated", term.formula, term.inputs, "kernels' own workspace"),)
 
 
 def _context(profile: EngineProfile, device: Device) -> Term:
@@ -203,15 +190,17 @@ def _cache_terms(prepared: Prepared, counts: tuple[int, ...], context: Any, requ
 
 
 def activations(prepared: Prepared, prompt_tokens: Any, requests: Any) -> Term:
-    """Peak of the prefill of a batch of prompts."""
+    """Peak of the prefill of a batch of prompts, or the workspace of a dequantizing kernel where that is larger."""
+    model, known = prepared.model, prepared.profile.constants
     term = computed(
         "activations", runtime.eager_peak, "estimated", tokens=prompt_tokens, requests=requests,
-        elem_bytes=prepared.elem_bytes, width=prepared.width, hidden=prepared.model.hidden,
-        sources=prepared.profile.sources,
+        elem_bytes=prepared.elem_bytes, width=prepared.width, hidden=model.hidden,
+        copies=known["dequantized_copies"].get(prepared.scheme.weight.id, 0),
+        matrix_width=model.intermediate or model.moe_intermediate, sources=prepared.profile.sources,
     )  # fmt: skip
-    per_mille = prepared.profile.constants["activation_spread_permille"]
-    room = term.bytes * per_mille // 1000
-    return Term(term.name, term.bytes, term.bytes - room, term.bytes + room, "estimated", term.formula, term.inputs)
+    room = term.bytes * known["activation_spread_permille"] // 1000
+    high = term.bytes + room + known["activation_over"]
+    return Term(term.name, term.bytes, term.bytes - room, high, "estimated", term.formula, term.inputs)
 
 
 def ledgers(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:

@@ -152,7 +152,7 @@ def _card(
     requested = runtime.requested_bytes(total_bytes=total, utilization_e4=utilization)
     context = vllm_start.context_bytes(profile, device, ranks * len(stages))
     others = machine.gpu_used_bytes
-    graphs = _graphs(model, profile, options, held.rank)
+    graphs = graphs_term(model, profile, options, held.rank)
     inside = bool(known["graphs_in_budget"])
     outside = context + others + (0 if inside else graphs.bytes)
     if not inside:
@@ -179,7 +179,7 @@ def _weights(scheme: Scheme, profile: EngineProfile, held: RankWeights) -> Term:
         "weights", runtime.rank_weights, "derived", tensor_bytes=held.tensor_bytes, absorbed_bytes=held.absorbed_bytes,
         rotary_bytes=held.rotary_bytes, booking_bytes=held.booking_bytes,
     )  # fmt: skip
-    permille = profile.constants["repacked_permille"].get(scheme.method or scheme.id, 0)
+    permille = profile.constants["repacked_permille"].get(scheme.weight.id, 0)
     if not permille:
         return term
     high = term.bytes + held.quantized_bytes * permille // 1000
@@ -187,7 +187,7 @@ def _weights(scheme: Scheme, profile: EngineProfile, held: RankWeights) -> Term:
     return Term(term.name, term.bytes, term.bytes, high, "estimated", term.formula, term.inputs, note)
 
 
-def _graphs(model: ModelSpec, profile: EngineProfile, options: Mapping[str, Any], rank: Rank) -> Term:
+def graphs_term(model: ModelSpec, profile: EngineProfile, options: Mapping[str, Any], rank: Rank) -> Term:
     """Captured CUDA graphs of one rank; none when the engine runs eagerly."""
     known = profile.constants
     if options["enforce_eager"]:
@@ -198,9 +198,8 @@ def _graphs(model: ModelSpec, profile: EngineProfile, options: Mapping[str, Any]
         layer_bytes=known["graphs_per_layer"], sources=profile.sources,
     )  # fmt: skip
     room = known["graphs_spread_experts" if model.is_moe else "graphs_spread"]
-    return Term(
-        term.name, term.bytes, max(term.bytes - room, 0), term.bytes + room, "estimated", term.formula, term.inputs
-    )
+    low, high = max(term.bytes - room["under"], 0), term.bytes + room["over"]
+    return Term(term.name, term.bytes, low, high, "estimated", term.formula, term.inputs)
 
 
 def _absorbed(graphs: Term, room_bytes: int) -> Term:

@@ -47,7 +47,7 @@ def batch_limits(profile: EngineProfile, options: Mapping[str, Any], devices: Se
     size, name = devices[0].usable_bytes or 0, devices[0].name.lower()
     small = any(word in name for word in known["small_batch_names"])
     tier = 2 if size >= known["huge_memory"] else 1 if size >= known["large_memory"] and not small else 0
-    requests = options["max_num_seqs"] or known["batch_requests"][tier]
+    requests: int = options["max_num_seqs"] or known["batch_requests"][tier]
     return requests, max(options["max_num_batched_tokens"] or known["batch_tokens"][tier], requests)
 
 
@@ -64,7 +64,7 @@ def utilization_e4(
     profile: EngineProfile, options: Mapping[str, Any], devices: Sequence[Device], used_bytes: int
 ) -> int:
     """The share of every card in ten-thousandths: as given; the default comes down to what is free at start."""
-    asked = round(options["gpu_memory_utilization"] * 10000)
+    asked: int = round(options["gpu_memory_utilization"] * 10000)
     if options["gpu_memory_utilization"] != profile.options["gpu_memory_utilization"]:
         return asked
     for device in devices:

@@ -105,13 +105,12 @@ def kept_free(*, total_bytes: Any, requested_bytes: Any, outside_bytes: Any) -> 
     return most(0, total_bytes - requested_bytes - outside_bytes)
 
 
-@formula("tokens * requests * elem_bytes * (12 * width + 15 * hidden) // 4")
-def eager_peak(*, tokens: Any, requests: Any, elem_bytes: Any, width: Any, hidden: Any) -> Any:
-    """Peak of a prefill outside a server (Transformers): 3 MLP widths and 3.75 hidden widths for every prompt token."""
-    return tokens * requests * elem_bytes * (12 * width + 15 * hidden) // 4
+@formula("most(tokens * requests * elem_bytes * (12 * width + 15 * hidden) // 4, copies * 2 * hidden * matrix_width)")
+def eager_peak(
+    *, tokens: Any, requests: Any, elem_bytes: Any, width: Any, hidden: Any, copies: Any, matrix_width: Any
+) -> Any:
+    """Peak of a prefill outside a server (Transformers): 3 MLP widths and 3.75 hidden widths for every prompt token.
 
-
-@formula("copies * 2 * hidden * width")
-def dequantized_bytes(*, copies: Any, hidden: Any, width: Any) -> Any:
-    """16-bit copies of an MLP matrix that a dequantizing kernel keeps."""
-    return copies * 2 * hidden * width
+    At least the 16-bit copies of an MLP matrix that a dequantizing kernel keeps (`copies` 0: none).
+    """
+    return most(tokens * requests * elem_bytes * (12 * width + 15 * hidden) // 4, copies * 2 * hidden * matrix_width)

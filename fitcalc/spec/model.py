@@ -113,6 +113,8 @@ class Rope:
     original_positions: int = 0
     tables: int = 1
     """Distinct tables (models with another base on local layers keep two)."""
+    sectioned: bool = False
+    """Positions have sections for time, height and width (mrope_section)."""
 
 
 @dataclass(frozen=True, slots=True)
