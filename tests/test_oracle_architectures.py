@@ -36,7 +36,7 @@ OTHER_CLASS = {
 ELSEWHERE = {
     "clip": "the safety checker is a class of diffusers",
     "gemma3n": "the class keeps no K and V for layers that share a cache, and needs timm",
-    "step3p7": "the class leaves out tensors of the checkpoint",
+    "step3p7": "the class ignores the keys of a flat file",
 }
 """Model types whose class is not what the checkpoint holds."""
 
