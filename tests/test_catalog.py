@@ -561,6 +561,8 @@ def test_an_unknown_key_suggests_the_known_one(tmp_path: Path) -> None:
 
 def test_a_directory_or_a_pipe_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "gpus" / "folder.toml").mkdir(parents=True)
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no pipes here")
     os.mkfifo(tmp_path / "gpus" / "pipe.toml")
     catalog.use_folders([str(tmp_path)])
     for name in ("folder", "pipe"):
@@ -606,3 +608,25 @@ def test_a_folder_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv("FITCALC_PROFILES", str(tmp_path / "missing"))
     with pytest.raises(ProfileError, match="FITCALC_PROFILES"):
         catalog.load_device("a100-80")
+
+
+def test_check_tells_every_wrong_file(tmp_path: Path) -> None:
+    _write(tmp_path, "gpus", "good", CARD)
+    _write(tmp_path, "gpus", "bad", CARD + 'colour = "red"\n')
+    _write(tmp_path, "cpus", "unit", CARD.replace("GiB", "GiX"))
+    _write(tmp_path, "models", "odd", 'name = "x"\n[config]\nmodel_type = "no-such-type"\n')
+    checked, problems = catalog.check(str(tmp_path))
+    assert checked == 4
+    assert [line.split(".toml")[0].rpartition("/")[2] for line in problems] == ["odd", "bad", "unit"]
+    assert all(line.startswith(str(tmp_path)) and "\n" not in line for line in problems)
+    assert catalog.check() == (0, ())
+    catalog.use_folders([str(tmp_path)])
+    assert catalog.check() == (checked, problems)
+
+
+def test_check_passes_the_packaged_devices_and_quantizations(tmp_path: Path) -> None:
+    for kind in ("gpus", "cpus", "quants", "pipelines"):
+        (tmp_path / kind).symlink_to(Path(files.packaged_folder()) / kind)
+    checked, problems = catalog.check(str(tmp_path))
+    assert checked >= 300
+    assert problems == ()

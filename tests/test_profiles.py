@@ -14,9 +14,9 @@ import pytest
 
 from fitcalc import catalog
 from fitcalc.catalog import forms
-from fitcalc.catalog.check import SCHEMA_NAMES, check
 from fitcalc.catalog.files import packaged_folder, read_toml
 from fitcalc.catalog.index import build_index, texts
+from fitcalc.catalog.validation import SCHEMA_NAMES, hold_to_form
 from fitcalc.errors import ProfileError
 from fitcalc.spec.hardware import Device
 from fitcalc.units import GIB, MIB
@@ -38,7 +38,7 @@ def test_every_profile_has_the_form_of_its_kind(kind: str) -> None:
     contents = _contents(kind)
     assert contents
     for stem, content in contents.items():
-        check(kind, content, stem)
+        hold_to_form(kind, content, stem)
         assert content["source"].strip(), f"{kind}/{stem} has no source"
         assert content["name"].strip()
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from fitcalc.catalog import forms
-from fitcalc.catalog.files import packaged_folder, read_toml, use_folders
+from fitcalc.catalog.files import packaged_folder, read_toml, use_folders, user_folders
 from fitcalc.catalog.finding import KINDS, Found, ids, read_index, resolve
 from fitcalc.catalog.names import canonical
 from fitcalc.errors import ProfileError, UnitError, UnknownNameError
@@ -28,6 +28,7 @@ from fitcalc.units import GIB, MIB, parse_size
 __all__ = [
     "KINDS",
     "Found",
+    "check",
     "device_from_size",
     "ids",
     "larger_devices",
@@ -56,7 +57,7 @@ def load_model(name: str) -> ModelSpec:
     """
     found = resolve("models", name)
     spec = _built(found, lambda content: _model(forms.form_of("models", content), found))
-    if "/" in name and not name.endswith(".toml") and canonical(name) != canonical(spec.hf_repo):
+    if "/" in name and not name.lower().endswith(".toml") and canonical(name) != canonical(spec.hf_repo):
         return replace(spec, hf_repo=name.strip(), quantized_repos=())
     return spec
 
@@ -111,7 +112,7 @@ def _scheme(found: Found) -> Scheme:
 
     def build(content: dict[str, Any]) -> Scheme:
         table = load_ggml() if content["kind"] in ("gguf", "float") else None
-        return scheme_from_form({key: value for key, value in content.items() if key != "ambiguous"}, found.id, table)
+        return scheme_from_form(content, found.id, table)
 
     return _built(found, build)
 
@@ -140,9 +141,9 @@ def _built(found: Found, build: Callable[[dict[str, Any]], _Spec]) -> _Spec:
     """The spec of a file's content, which is validated first unless the file is one of fitcalc's own."""
     content = read_toml(found.path)
     if os.path.dirname(os.path.dirname(found.path)) != packaged_folder():
-        from fitcalc.catalog.check import check
+        from fitcalc.catalog.validation import hold_to_form
 
-        check(found.kind, content, found.path)
+        hold_to_form(found.kind, content, found.path)
     try:
         return build(content)
     except ProfileError as error:
@@ -226,3 +227,18 @@ def summaries(kind: str) -> list[dict[str, Any]]:
     from fitcalc.catalog.listing import rows
 
     return rows(kind)
+
+
+def check(folder: str | None = None) -> tuple[int, tuple[str, ...]]:
+    """How many profiles `folder` (by default the user's own folders) holds, and one line for each that is wrong."""
+    from fitcalc.catalog.validation import problems_in
+
+    load = {
+        "models": load_model,
+        "pipelines": load_pipeline,
+        "gpus": load_device,
+        "cpus": load_device,
+        "quants": load_scheme,
+        "engines": load_engine,
+    }
+    return problems_in(user_folders() if folder is None else (folder,), load)

@@ -21,7 +21,7 @@ def use_folders(folders: Sequence[str]) -> None:
     """Folders of profiles that win over all others (`--profiles DIR`); later ones win. Replaces an earlier list."""
     global _extra_folders  # the one setting of a run
     for folder in folders:
-        _require_folder(folder, "--profiles")
+        require_folder(folder, "--profiles")
     _extra_folders = tuple(folders)
 
 
@@ -54,11 +54,12 @@ def user_folders() -> tuple[str, ...]:
     own = config_folder()
     named = tuple(part for part in os.environ.get("FITCALC_PROFILES", "").split(os.pathsep) if part)
     for folder in named:
-        _require_folder(folder, "FITCALC_PROFILES")
+        require_folder(folder, "FITCALC_PROFILES")
     return (*([own] if os.path.isdir(own) else []), *named, *_extra_folders)
 
 
-def _require_folder(folder: str, origin: str) -> None:
+def require_folder(folder: str, origin: str) -> None:
+    """Raise a ProfileError when `folder`, named by `origin`, is none."""
     if not os.path.isdir(folder):
         hint = "it holds models/, gpus/, cpus/, quants/ … with one TOML file per profile"
         raise ProfileError(f"{origin}: {folder!r} is not a folder", hint=hint)

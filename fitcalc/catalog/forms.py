@@ -1,7 +1,8 @@
 """The forms in which profile files are written, and one function per form that turns it into its spec.
 
 Sizes and rates are strings with a unit. Packaged files (held to these forms by the tests) are built directly; user
-files go through pydantic first. The published JSON Schemas are generated from these classes.
+files go through pydantic first. The published JSON Schemas are generated from these classes. A form lives for one call,
+so its classes have neither comparison nor repr: building those would cost every start a few milliseconds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ STRICT: dict[str, Any] = {"extra": "forbid", "strict": True, "use_attribute_docs
 """What pydantic holds a form to: no unknown keys, no conversion of types."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class ModelForm:
     """profiles/models/<id>.toml: a model through the architectural keys of its config.json."""
 
@@ -58,7 +59,7 @@ class ModelForm:
     """What a user of the result has to know."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class DeviceForm:
     """profiles/gpus/<id>.toml and profiles/cpus/<id>.toml: a device as its driver reports it. Rates are dense."""
 
@@ -113,7 +114,7 @@ class DeviceForm:
     """What a user of the result has to know."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class EngineForm:
     """profiles/engines/<id>.toml: what one version of an engine reserves, rounds and supports."""
 
@@ -143,7 +144,7 @@ class EngineForm:
     source: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class ComponentForm:
     """One model of a pipeline."""
 
@@ -156,7 +157,7 @@ class ComponentForm:
     """Count of this part alone, where it is a part of its model."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class PipelineForm:
     """profiles/pipelines/<id>.toml: models that run together (Stable Diffusion, LLaVA …)."""
 

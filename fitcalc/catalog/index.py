@@ -9,10 +9,10 @@ import json
 import os
 from typing import Any
 
-from fitcalc.catalog.check import SCHEMA_NAMES, schema
 from fitcalc.catalog.files import read_toml, stems
 from fitcalc.catalog.finding import KINDS, key_of, names_of
 from fitcalc.catalog.forms import device_of, form_of
+from fitcalc.catalog.validation import SCHEMA_NAMES, schema
 from fitcalc.errors import ProfileError
 
 _SHARED_NAMES = (("models", "pipelines"), ("gpus", "cpus"), ("quants",), ("engines",))

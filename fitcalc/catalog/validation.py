@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any
 
+from fitcalc.catalog.files import read_toml, require_folder, stems
 from fitcalc.catalog.forms import FORMS
-from fitcalc.errors import ProfileError
+from fitcalc.errors import FitcalcError, ProfileError
 
 SCHEMA_NAMES = {
     "models": "model",
@@ -27,7 +30,7 @@ def _adapter(kind: str) -> Any:
     return TypeAdapter(FORMS[kind])
 
 
-def check(kind: str, content: dict[str, Any], path: str) -> None:
+def hold_to_form(kind: str, content: dict[str, Any], path: str) -> None:
     """Raise a ProfileError of one line (file, field, reason) when `content` does not have the form of its kind."""
     from pydantic import ValidationError
     from pydantic_core import to_json
@@ -39,6 +42,25 @@ def check(kind: str, content: dict[str, Any], path: str) -> None:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         message, hint = _told(kind, problems[0])
         raise ProfileError(f"{path}: {message}{more}", hint=hint) from error
+
+
+def problems_in(folders: Sequence[str], load: Mapping[str, Callable[[str], object]]) -> tuple[int, tuple[str, ...]]:
+    """Profiles in `folders`, and one line for each that has not its form or cannot be loaded; `load` by kind."""
+    checked = 0
+    problems: list[str] = []
+    for folder in folders:
+        require_folder(folder, "profiles check")
+        for kind, loader in load.items():
+            place = os.path.join(folder, kind)
+            for path in (os.path.join(place, f"{stem}.toml") for stem in sorted(stems(place))):
+                checked += 1
+                try:
+                    hold_to_form(kind, read_toml(path), path)
+                    loader(path)
+                except FitcalcError as error:
+                    told = str(error) if path in str(error) else f"{path}: {error}"
+                    problems.append(f"{told} ({error.hint})" if error.hint else told)
+    return checked, tuple(problems)
 
 
 def schema(kind: str) -> dict[str, Any]:
