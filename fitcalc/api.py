@@ -10,7 +10,7 @@ from fitcalc import verdict as judge
 from fitcalc.engines.options import settled
 from fitcalc.errors import ModelFileError, RequestError, UnsupportedModelError
 from fitcalc.machine import device_counts, machine_label, machine_of
-from fitcalc.plan import Request, required_case
+from fitcalc.plan import Request, named_scheme, required_case, runs_gguf
 from fitcalc.quantization import checkpoint_bytes, weights_bytes
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.model import ModelSpec
@@ -82,7 +82,7 @@ def fit(
         case, verdict = chosen.case, chosen.verdict
     else:
         looked = ()
-        case = required_case(request, catalog.load_scheme(quant))
+        case = required_case(request, named_scheme(spec, quant))
         verdict = judge.verdict_of(case, request.context_tokens, request.concurrency)
     return report(request, case, verdict, looked, asked_quant=quant)
 
@@ -97,13 +97,13 @@ def report(
 ) -> FitReport:
     """The report of a settled plan."""
     context, concurrency = request.context_tokens, request.concurrency
-    entries = case.ledgers(context, concurrency)
+    entries, gguf = case.ledgers(context, concurrency), runs_gguf(case.profile)
     return FitReport(
         inputs=_inputs(request, case, asked_quant),
         model=_model_facts(request.model),
         verdict=verdict,
-        weights_bytes=weights_bytes(request.model, case.scheme),
-        checkpoint_bytes=checkpoint_bytes(request.model, case.scheme),
+        weights_bytes=weights_bytes(request.model, case.scheme, gguf=gguf),
+        checkpoint_bytes=checkpoint_bytes(request.model, case.scheme, gguf=gguf),
         kv_cache=KvCache(
             bytes_per_token=judge.kv_bytes_per_token(case, context),
             bytes=int(case.engine.kv_cache_bytes(case.prepared, context, concurrency)),
@@ -113,7 +113,7 @@ def report(
         speed=Speed(),
         recommendation=choice.recommendation(request, case, looked, verdict),
         choices=tuple(entry.row for entry in looked),
-        notes=tuple(_notes(request, case, asked_quant)),
+        notes=tuple(_notes(request, case, asked_quant, hosted=not all(entry.decisive for entry in entries))),
         fitcalc_version=__version__,
     )
 
@@ -210,7 +210,7 @@ def _model_facts(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _notes(request: Request, case: judge.Case, asked_quant: str | None) -> list[str]:
+def _notes(request: Request, case: judge.Case, asked_quant: str | None, *, hosted: bool) -> list[str]:
     spec, machine = request.model, request.machine
     notes = [*machine.notes, *spec.notes, *(f"not known: {text}" for text in spec.unknowns)]
     limit = spec.max_context_tokens
@@ -219,6 +219,8 @@ def _notes(request: Request, case: judge.Case, asked_quant: str | None) -> list[
     own = spec.quant.scheme if spec.quant else None
     if asked_quant and own and case.scheme.id != own and case.scheme.kind != "gguf":
         notes.append(f"{spec.name} is published in {own}; {case.scheme.name} is computed as if made from 16 bit")
-    if machine.gpus and machine.ram_bytes is None:
+    elif asked_quant and own == case.scheme.id and asked_quant.lower() != own:
+        notes.append(f"{asked_quant} is taken as {own}, the type {spec.name} is published in")
+    if hosted and machine.ram_bytes is None:
         notes.append("host RAM is not known (--ram): the host's share is shown and does not decide")
     return [*notes, *case.engine.notes(case.prepared)]

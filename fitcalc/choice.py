@@ -13,7 +13,7 @@ from fitcalc import catalog, ledger
 from fitcalc import verdict as judge
 from fitcalc.engines.base import kv_block
 from fitcalc.machine import device_counts, machine_label
-from fitcalc.plan import LEAST_BITS, Request, candidates, case_for
+from fitcalc.plan import LEAST_BITS, Request, candidates, case_for, preference, runs_gguf
 from fitcalc.quantization import weights_bytes
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.quant import Scheme
@@ -47,7 +47,7 @@ def look_at(request: Request, scheme: Scheme) -> Looked | None:
     row = QuantChoice(
         quant=scheme.id,
         engine=case.profile.id,
-        weights_bytes=weights_bytes(request.model, scheme),
+        weights_bytes=weights_bytes(request.model, scheme, gguf=runs_gguf(case.profile)),
         total_bytes=max(ledger.total_bytes(entry.terms) for entry in entries),
         headroom_bytes=headroom,
         max_context_tokens=None if headroom is None else judge.max_context_tokens(case, request.concurrency),
@@ -116,34 +116,49 @@ def reasons(request: Request, case: Case, looked: tuple[Looked, ...], verdict: V
             key=lambda entry: (entry.usable_bytes or 0) - ledger.total_bytes(entry.terms),
         )
         largest = max(worst.terms, key=lambda term: term.bytes)
-        part = f"{largest.name.replace('_', ' ')} alone is {format_gib(largest.bytes)}"
+        part = f"{largest.name.replace('_', ' ')} alone take {format_gib(largest.bytes)}"
         yield f"{format_gib(-room)} too much on {worst.name}: {part}"
         return
     if room is not None:
         yield f"{format_gib(room)} to spare at {request.context_tokens:,} tokens × {request.concurrency}"
-    better = [entry for entry in looked if entry.case.scheme.quality_rank > case.scheme.quality_rank]
-    if better:
-        nearest = better[-1]
-        lacking = -(nearest.row.headroom_bytes or 0)
-        short = f"lacks {format_gib(lacking)}" if lacking > 0 else "leaves no room for the spread of the estimate"
-        yield f"the next better one, {nearest.case.scheme.name}, {short}"
-    elif looked:
-        yield "no quantization of higher quality is left"
+    nearest = _better(request, case, looked)
+    if nearest is None:
+        yield f"{case.scheme.name} is the best there is of this model"
+    elif nearest.verdict == "fits":
+        yield f"{nearest.case.scheme.name} fits too, at higher quality"
+    elif (nearest.row.headroom_bytes or 0) < 0:
+        yield f"the next better one, {nearest.case.scheme.name}, lacks {format_gib(-(nearest.row.headroom_bytes or 0))}"
+    else:
+        yield f"the next better one, {nearest.case.scheme.name}, fits only if the estimate holds to the end"
 
 
 def neighbours(request: Request, case: Case, looked: tuple[Looked, ...]) -> Iterator[Alternative]:
-    """Beside a plan that fits: the next better quality with what it needs, and the next smaller with what it gives."""
-    ranked = looked or survey(request)
-    better = [e for e in ranked if e.case.scheme.quality_rank > case.scheme.quality_rank and e.verdict != "fits"]
-    if better and request.machine.gpus:
-        yield from more_cards(request, better[-1].case.scheme)
-    smaller = next(
-        (e for e in ranked if e.case.scheme.quality_rank < case.scheme.quality_rank and e.verdict == "fits"), None
-    )
-    if smaller is not None:
-        tokens = smaller.row.max_context_tokens
-        more = f"up to {tokens:,} tokens" if tokens else f"{format_gib(smaller.row.weights_bytes)} of weights"
-        yield alternative(request, smaller.case, (f"{smaller.case.scheme.name}: {more}",))
+    """Beside a plan that fits: the next better quality with what it needs, the next fewer bits with what they give."""
+    nearest = _better(request, case, looked)
+    if nearest is not None and nearest.verdict != "fits" and request.machine.gpus:
+        yield from more_cards(request, nearest.case.scheme)
+    fewer = (scheme for scheme in candidates(request) if scheme.bits < case.scheme.bits)
+    smaller = next((entry for scheme in fewer if (entry := _seen(request, scheme, looked))), None)
+    if smaller is not None and smaller.verdict == "fits":
+        gain = f"{format_gib(smaller.row.weights_bytes, 1)} of weights"
+        tokens, now = smaller.row.max_context_tokens or 0, judge.max_context_tokens(case, request.concurrency)
+        if tokens > now:
+            gain += f", {tokens:,} tokens"
+        elif (requests := judge.max_concurrency(smaller.case, request.context_tokens)) > 1:
+            gain += f", {requests:,} requests at {request.context_tokens:,} tokens"
+        yield alternative(request, smaller.case, (f"{smaller.case.scheme.name}: {gain}",))
+
+
+def _better(request: Request, case: Case, looked: tuple[Looked, ...]) -> Looked | None:
+    """The best quantization of the next higher number of bits."""
+    above = [scheme for scheme in candidates(request) if scheme.bits > case.scheme.bits]
+    above.sort(key=lambda scheme: (scheme.bits, -scheme.quality_rank))
+    return next((entry for scheme in above if (entry := _seen(request, scheme, looked))), None)
+
+
+def _seen(request: Request, scheme: Scheme, looked: tuple[Looked, ...]) -> Looked | None:
+    known = next((entry for entry in looked if entry.case.scheme.id == scheme.id), None)
+    return known or look_at(request, scheme)
 
 
 def alternative(request: Request, case: Case, changed: tuple[str, ...]) -> Alternative:
@@ -207,9 +222,13 @@ def smaller_cache(request: Request, case: Case) -> Iterator[Alternative]:
 
 def other_quant(request: Request, case: Case) -> Iterator[Alternative]:
     """The best quantization below the one asked for that fits."""
-    hit = choose(tuple(e for e in survey(request) if e.case.scheme.quality_rank < case.scheme.quality_rank))
+    mine = preference(case.scheme)
+    below = tuple(
+        entry for scheme in candidates(request) if preference(scheme) > mine if (entry := look_at(request, scheme))
+    )
+    hit = choose(below)
     if hit is not None and hit.verdict == "fits":
-        saved = weights_bytes(request.model, case.scheme) - hit.row.weights_bytes
+        saved = weights_bytes(request.model, case.scheme, gguf=runs_gguf(case.profile)) - hit.row.weights_bytes
         engine = "" if hit.case.profile.id == case.profile.id else f" with {hit.case.profile.name}"
         yield alternative(request, hit.case, (f"{hit.case.scheme.name}{engine}: {format_gib(saved)} less weights",))
 

@@ -138,9 +138,21 @@ def _usable_hint(request: Request) -> str:
     return f"what runs there: --quant {', '.join(runs[:6])}" if runs else "see fitcalc engines for what each one runs"
 
 
+def runs_gguf(engine: EngineProfile) -> bool:
+    """Float types mean GGUF F16 and BF16 under an engine that reads GGUF files."""
+    return "gguf" in engine.quant_kinds
+
+
 def native_scheme_id(model: ModelSpec) -> str:
     """The quantization a checkpoint comes in: its own scheme, else its 16- or 32-bit type."""
     return model.quant.scheme if model.quant else model.dtype
+
+
+def named_scheme(model: ModelSpec, name: str) -> Scheme:
+    """The scheme of a name; a name that covers the checkpoint's own (fp8 for fp8-block) means that one."""
+    scheme = catalog.load_scheme(name)
+    own = model.quant.scheme if model.quant else ""
+    return catalog.load_scheme(own) if own.startswith(f"{scheme.id}-") else scheme
 
 
 def candidates(request: Request) -> tuple[Scheme, ...]:
@@ -161,15 +173,24 @@ def candidates(request: Request) -> tuple[Scheme, ...]:
         scheme
         for scheme in schemes
         if scheme.id in (sixteen, native)
-        or (scheme.kind in wanted and not scheme.variant and not scheme.needs_imatrix)
-        or (serving and request.engine is None and scheme.kind == "gguf" and scheme.bits < 4 and not scheme.variant)
+        or (scheme.kind in wanted and _usual(scheme))
+        or (serving and request.engine is None and scheme.kind == "gguf" and scheme.bits < 4 and _usual(scheme))
     ]
     if model.quant:
         # A checkpoint that comes quantized is not widened again: its own scheme is the best there is.
         own = catalog.load_scheme(native)
-        chosen = [s for s in chosen if s.id == native or s.quality_rank < own.quality_rank or s.kind == "gguf"]
-        chosen = [s for s in chosen if s.kind != "float"] or chosen
-    return tuple(sorted(chosen, key=lambda scheme: (scheme.id != native, -scheme.quality_rank, scheme.bits)))
+        chosen = [s for s in chosen if s.id == native or s.kind == "gguf" or s.bits < own.bits]
+    return tuple(sorted(chosen, key=lambda scheme: (scheme.id != native, *preference(scheme))))
+
+
+def preference(scheme: Scheme) -> tuple[int, int]:
+    """Sorts quantizations best first: more bits, then the smaller measured loss."""
+    return -scheme.bits, -scheme.quality_rank
+
+
+def _usual(scheme: Scheme) -> bool:
+    """Offered without being named: no special spelling, no importance matrix needed."""
+    return not scheme.variant and not scheme.needs_imatrix
 
 
 def _half_type(model: ModelSpec, machine: Machine) -> str:

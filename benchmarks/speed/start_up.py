@@ -30,8 +30,11 @@ BASE = "python -c 'import click'"
 
 def cpu_seconds(arguments: list[str]) -> float:
     """User and system time of one process."""
+    # An installed package has its bytecode; a checkout gets it with the first, uncounted round.
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    quiet = subprocess.DEVNULL
     before = os.times()
-    subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    subprocess.run([sys.executable, *arguments], stdout=quiet, stderr=quiet, env=env, check=False)
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
 

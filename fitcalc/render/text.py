@@ -9,13 +9,25 @@ from fitcalc.ledger import Term
 from fitcalc.render.command import wrap_command
 from fitcalc.render.style import Style, plain
 from fitcalc.spec.report import DeviceReport, Estimate, FitReport, QuantChoice
-from fitcalc.units import GIB, MIB, format_gib
+from fitcalc.units import GIB, KIB, MIB, format_gib, format_params
 
 _VERDICTS = {
     "fits": ("FITS", "green"),
     "tight": ("TIGHT", "yellow"),
     "does_not_fit": ("DOES NOT FIT", "red"),
     "unknown": ("UNDECIDED", "yellow"),
+}
+_ABOUT = {
+    "kv_cache": "keys and values of the tokens kept",
+    "state": "recurrent state, the same at any context",
+    "activations": "peak of a forward pass and the sampler",
+    "compute_buffer": "work space of one micro-batch",
+    "cuda_context": "the driver's own, per process",
+    "cuda_graphs": "recorded decode steps",
+    "runtime": "libraries and communication buffers",
+    "reserve": "what the engine leaves untouched",
+    "vision": "peak of the image encoder",
+    "desktop": "held by others (--gpu-used)",
 }
 _LABEL = 12
 
@@ -25,7 +37,7 @@ def report_text(report: FitReport, style: Style) -> str:
     sections = [
         [_title(report, style)],
         list(_verdict_lines(report, style)),
-        *([*_device_lines(group, style)] for group in _groups(report)),
+        *([*_device_lines(group, report, style)] for group in _groups(report)),
         list(_limit_lines(report, style)),
         list(_choice_lines(report, style)),
         list(_recommendation_lines(report, style)),
@@ -88,7 +100,7 @@ def _figures(device: DeviceReport) -> list[tuple[str, int]]:
     return [(term.name, term.bytes) for term in device.terms]
 
 
-def _device_lines(group: list[DeviceReport], style: Style) -> Iterator[str]:
+def _device_lines(group: list[DeviceReport], report: FitReport, style: Style) -> Iterator[str]:
     device = group[0]
     name = f"{device.name}, each of {len(group)}" if len(group) > 1 else device.name
     usable = device.usable_bytes
@@ -101,7 +113,7 @@ def _device_lines(group: list[DeviceReport], style: Style) -> Iterator[str]:
     terms = [term for term in device.terms if term.bytes or term.high_bytes]
     width = max((len(_term_name(term)) for term in terms), default=0)
     for term in terms:
-        yield _term_line(term, width, style)
+        yield _term_line(term, width, style, term.note or _about(term.name, report))
     yield "  " + f"{'total':<{width}}  {format_gib(device.total_bytes):>11}  {_spread_of_total(device)}".rstrip()
 
 
@@ -109,13 +121,24 @@ def _term_name(term: Term) -> str:
     return term.name.replace("_", " ")
 
 
-def _term_line(term: Term, width: int, style: Style) -> str:
+def _term_line(term: Term, width: int, style: Style, about: str) -> str:
     head = f"  {_term_name(term):<{width}}  {format_gib(term.bytes):>11}  {_spread(term):<13} "
     room = style.width - len(head)
-    note = term.note or term.formula
-    if room < 16 or not note:
+    if room < 16 or not about:
         return head.rstrip()
-    return head + style.paint(textwrap.shorten(note, room, placeholder=" …"), "dim")
+    return head + style.paint(textwrap.shorten(about, room, placeholder=" …"), "dim")
+
+
+def _about(name: str, report: FitReport) -> str:
+    """What a term is, in a few words and the numbers that make it."""
+    if name == "weights" and report.model["params_total"]:
+        bits = report.weights_bytes * 8 / report.model["params_total"]
+        return f"{format_params(report.model['params_total'])} parameters, {bits:.2f} bit each"
+    if name == "kv_cache" and report.kv_cache.bytes_per_token:
+        asked = report.inputs
+        per_token = f"{report.kv_cache.bytes_per_token / KIB:,.4g} KiB per token"
+        return f"{per_token} × {asked['context_tokens']:,} × {asked['concurrency']}"
+    return _ABOUT.get(name, "")
 
 
 def _spread(term: Term) -> str:
