@@ -70,9 +70,11 @@ def _cache_refusal(model: ModelSpec, settings: Settings, profile: EngineProfile)
     for layer in model.cache_layers:
         if layer.kind in ("cross", "compressed"):
             return f"{profile.name} has no cache of kind {layer.kind} modelled for {model.name}"
-        key = layer.latent_elems or layer.key_dim
-        if key % settings.block_k[0] or layer.value_dim % settings.block_v[0]:
-            return f"{settings.type_k} does not divide the {key} elements of a KV head of {model.name}"
+        # Flash attention reads heads, the plain kernels whole rows.
+        heads = 1 if settings.flash else max(layer.kv_heads, 1)
+        key = layer.latent_elems or heads * layer.key_dim
+        if key % settings.block_k[0] or heads * layer.value_dim % settings.block_v[0]:
+            return f"KV types {settings.type_k} and {settings.type_v} do not divide a KV head of {model.name}"
     if any(layer.kind == "mla" for layer in model.cache_layers) and settings.type_k != settings.type_v:
         return "latent attention keeps K and V in one cache: give type_k and type_v alike"
     return None

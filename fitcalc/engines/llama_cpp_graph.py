@@ -136,6 +136,6 @@ def _kept_width(model: ModelSpec, tensors: list[Tensor], fused: bool, latent: bo
     hidden = model.hidden
     if latent and model.is_moe:
         return (model.experts_per_token + 1) * hidden
-    recurrent = any(layer.kind == "recurrent" for layer in model.cache_layers)
+    recurrent = all(layer.kind == "recurrent" for layer in model.cache_layers)
     joined = fused and any(tensor.role == "mlp_gate_up" for tensor in tensors)
     return 2 * hidden if joined else hidden if model.is_moe or recurrent else 0

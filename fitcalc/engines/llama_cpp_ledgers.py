@@ -13,6 +13,7 @@ from fitcalc.engines.llama_cpp_plan import Prepared, shape_at
 from fitcalc.engines.llama_cpp_settings import Shape
 from fitcalc.ledger import Input, Term
 from fitcalc.spec.hardware import Device
+from fitcalc.units import format_gib
 
 TOWER_PARTS = ("vision", "audio", "projector")
 """Parts in a separate mmproj file."""
@@ -57,7 +58,7 @@ def _compute(prepared: Prepared, shape: Shape, share: Share) -> Term:
 def _card(prepared: Prepared, shape: Shape, device: Device, share: Share) -> DeviceLedger:
     parts: list[Term] = []
     if share.weights_bytes or share.layers:
-        parts = [terms.weights(share, _head_note(prepared, share)), *terms.cache(share, shape, prepared.settings)]
+        parts = [terms.weights(share, _held(prepared, share)), *terms.cache(share, shape, prepared.settings)]
     if parts or share.rank == 0:
         parts += [_compute(prepared, shape, share), *terms.context(device, prepared.profile.constants)]
         parts += list(_towers(prepared)) if share.rank == 0 else []
@@ -65,15 +66,19 @@ def _card(prepared: Prepared, shape: Shape, device: Device, share: Share) -> Dev
     return DeviceLedger(device.id, device.name, share.rank, device.memory_bytes, device.usable_bytes, tuple(parts))
 
 
-def _head_note(prepared: Prepared, share: Share) -> str:
-    tied = share.head_bytes and not any(entry.tensor.role == "lm_head" for entry in prepared.stored)
-    return "the tied output matrix is a copy of the embedding on the host" if tied else ""
+def _held(prepared: Prepared, share: Share) -> str:
+    """What of the model is here, in words."""
+    words = [f"{share.layers} layers"] if share.layers else []
+    tied = not any(entry.tensor.role == "lm_head" for entry in prepared.stored)
+    if share.has_output:
+        words.append("a copy of the tied embedding" if tied else "the output matrix")
+    return " and ".join(words)
 
 
 def _host(prepared: Prepared, shape: Shape) -> DeviceLedger:
     settings, constants = prepared.settings, prepared.profile.constants
     parts = (
-        terms.weights(prepared.host, "mapped from the file" if settings.mapped else ""),
+        terms.weights(prepared.host, _mapped_note(prepared)),
         *terms.cache(prepared.host, shape, settings),
         terms.host_compute(
             prepared.graph,
@@ -113,13 +118,13 @@ def _shared(prepared: Prepared, shape: Shape) -> DeviceLedger:
     device, card, host = prepared.machine.gpus[0], prepared.cards[0], prepared.host
     settings, constants = prepared.settings, prepared.profile.constants
     parts = (
-        terms.weights(_joined(card, host), "mapped from the file" if settings.mapped else ""),
+        terms.weights(_joined(card, host), _mapped_note(prepared)),
         *terms.cache(_joined(card, host), shape, settings),
         _compute(prepared, shape, card),
         *terms.context(device, constants),
         replace(
             terms.host_compute(prepared.graph, settings, shape, constants, 1, holds_cache=False),
-            note="the host's buffer",
+            note="the host's: token ids, embeddings, inputs",
         ),
         terms.output(prepared.graph, shape),
         *_towers(prepared),
@@ -165,20 +170,19 @@ def repacked_bytes(prepared: Prepared) -> int:
     cpu, share = prepared.machine.cpu, prepared.host
     if not prepared.settings.repacked or prepared.cards:
         return 0
-    tables = prepared.profile.constants["repacked_types"]
-    names = tables["arm" if cpu is not None and _is_arm(cpu) else "x86"]
+    constants = prepared.profile.constants
+    words = f"{cpu.arch} {cpu.isa}".lower() if cpu is not None else ""
+    is_arm = any(word in words for word in constants["arm_words"])
+    names = constants["repacked_types"]["arm" if is_arm else "x86"]
     return sum(size for name, size in share.formats if name in names)
-
-
-def _is_arm(cpu: Device) -> bool:
-    text = f"{cpu.arch} {cpu.isa}".lower()
-    return any(word in text for word in ("cortex", "neon", "arm", "dotprod", "neoverse", "a76", "a72", "a53"))
 
 
 def _mapped_note(prepared: Prepared) -> str:
     repacked = repacked_bytes(prepared)
     if not prepared.settings.mapped:
-        return ""
+        return "read from the file"
     if repacked:
-        return f"mapped from the file; {repacked} bytes are repacked, the mapped originals can be dropped by the system"
+        return (
+            f"mapped; of {format_gib(repacked)} there is a second, repacked copy, whose originals the system can drop"
+        )
     return "mapped from the file"

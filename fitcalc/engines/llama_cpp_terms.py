@@ -105,7 +105,7 @@ def _moments(
 ) -> dict[str, Any]:
     """The three moments of a graph on one device."""
     inputs = inputs_bytes(graph, settings, shape, rules, place.copies)
-    held = _held_width(graph, place)
+    held = _held_width(graph, place, rules)
     host = place.host
     kept = 4 * outputs * graph.logits_kept_width + 4 * shape.tokens * held + (inputs if place.copies > 1 else 0)
     fetches_head = host is not None and host.has_output and place.is_first
@@ -157,10 +157,10 @@ def _attention(graph: Graph, settings: Settings, shape: Shape, inputs: Any, held
     )
 
 
-def _held_width(graph: Graph, place: Place) -> int:
+def _held_width(graph: Graph, place: Place, rules: dict[str, Any]) -> int:
     """Hidden states that stay alive all through: copies of the embedded tokens, and of what the card before sent."""
     if place.embeds:
-        return graph.hidden
+        return graph.hidden * int(rules["embedding_copies"])
     if place.copies == 1:
         return 0
     return graph.hidden * place.copies * (1 if place.is_first else 2)
@@ -179,16 +179,24 @@ def host_compute(
         inputs_bytes=inputs,
         ubatch=shape.tokens,
         copies=copies,
-        hidden_width=max((copies + 1) * graph.hidden, fetched),
+        hidden_width=max((copies + rules["embedding_copies"]) * graph.hidden, fetched),
     )
     low_percent, high_percent = rules["spread_percent"]["host"]
-    return replace(term, low_bytes=term.bytes * low_percent // 100, high_bytes=term.bytes * high_percent // 100)
+    # Builds until mid 2026 hold the mask here in 32 bit and send it in 16.
+    high = term.bytes * high_percent // 100 + (inputs if settings.flash else 0)
+    note = "token ids, embeddings, inputs"
+    return replace(term, low_bytes=term.bytes * low_percent // 100, high_bytes=high, note=note)
 
 
 def output(graph: Graph, shape: Shape) -> Term:
     """The host's buffer of logits."""
     return computed(
-        "runtime", ggml.output_bytes, "exact", sequences=shape.sequences, vocab=graph.vocab, note="output buffer"
+        "runtime",
+        ggml.output_bytes,
+        "exact",
+        sequences=shape.sequences,
+        vocab=graph.vocab,
+        note="logits for the caller",
     )
 
 
