@@ -13,13 +13,14 @@ from typing import Any
 
 from fitcalc.architectures.config import Config
 from fitcalc.errors import ModelFileError
-from fitcalc.spec.quant import CheckpointQuant
+from fitcalc.spec.quant import CheckpointQuant, is_harmless
 
 _KEYS = ("quantization_config", "compression_config")
 _NESTED = ("text_config", "llm_config", "language_config")
 _USUAL_GROUP = 128
 _UNQUANTIZED_BITS = 16
 _LARGEST_TILE = 65536
+_MOST_WILDCARDS = 1000
 _CLASS_NAME = re.compile(r"[A-Z]\w*")
 
 Section = Mapping[str, Any]
@@ -41,6 +42,10 @@ def checkpoint_quant(config: Config) -> tuple[CheckpointQuant | None, str]:
     if quant is None:
         stated = f"{method}, {_bits_text(section)}" if read else method or "no quant_method"
         return None, f"the checkpoint is quantized in a way that is not modelled ({stated:.60})"
+    patterns = (*quant.ignored, *quant.targets, *(pattern for pattern, _ in quant.overrides))
+    wild = [pattern for pattern in patterns if pattern.startswith("re:") or "*" in pattern]
+    if len(wild) > _MOST_WILDCARDS or not all(is_harmless(pattern) for pattern in wild):
+        return None, "the checkpoint's quantization names modules in a way that cannot be read"
     if str(config.get("expert_dtype", "")) == "fp4" and quant.scheme == "fp8-block":
         quant = replace(quant, overrides=(*quant.overrides, ("ffn.experts", "mxfp4")))
     return replace(quant, source="quantization_config"), ""

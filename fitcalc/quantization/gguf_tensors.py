@@ -35,7 +35,6 @@ _NAMES: dict[str, tuple[str, Category]] = {
     "mlp_down": ("ffn_down", "down"),
     "expert_gate": ("ffn_gate_exps", "gate_up"),
     "expert_up": ("ffn_up_exps", "gate_up"),
-    "expert_gate_up": ("ffn_gate_up_exps", "gate_up"),
     "expert_down": ("ffn_down_exps", "down"),
     "shared_gate": ("ffn_gate_shexp", "gate_up"),
     "shared_up": ("ffn_up_shexp", "gate_up"),
@@ -112,6 +111,8 @@ def _mapped(tensor: Tensor, model: ModelSpec, traits: GgufArchitecture) -> Itera
         yield from _absorbed(tensor, model)
     elif tensor.role == "attn_qkv" and traits.splits_qkv:
         yield from _split_qkv(tensor)
+    elif tensor.role == "expert_gate_up":
+        yield from _split_gate_up(tensor)
     elif tensor.name.endswith("in_proj_qkvz.weight"):
         yield from _split_qkvz(tensor, model)
     else:
@@ -133,6 +134,12 @@ def _split_qkv(tensor: Tensor) -> Iterator[GgufTensor]:
     yield GgufTensor(_renamed(tensor, "attn_q", (rows - 2 * kv_rows, cols)), "query")
     yield GgufTensor(_renamed(tensor, "attn_k", (kv_rows, cols)), "key")
     yield GgufTensor(_renamed(tensor, "attn_v", (kv_rows, cols)), "value")
+
+
+def _split_gate_up(tensor: Tensor) -> Iterator[GgufTensor]:
+    rows, cols = tensor.shape
+    for name in ("ffn_gate_exps", "ffn_up_exps"):
+        yield GgufTensor(_renamed(tensor, name, (rows // 2, cols)), "gate_up")
 
 
 def _split_qkvz(tensor: Tensor, model: ModelSpec) -> Iterator[GgufTensor]:

@@ -12,25 +12,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fitcalc.spec.model import Tensor
+from fitcalc.spec.quant import is_harmless
 
 _WRAPPERS = ("model", "language_model", "transformer", "backbone", "text_model")
-_LONGEST_PATTERN = 500
-_MOST_PATTERNS = 20_000
+_NUMBER = re.compile(r"[0-9]|\\d")
 
 
 @dataclass(frozen=True, slots=True)
 class Patterns:
-    """Patterns sorted by how they are looked up."""
+    """Patterns sorted by how they are looked up: one by one they would cost seconds, some configs list thousands."""
 
     numbered: frozenset[str]
     """Paths from the root that name a layer."""
-    runs: re.Pattern[str] | None
-    """Runs of parts that name no layer."""
+    alike: re.Pattern[str] | None
+    """What holds for all layers alike: runs of parts and wildcards without a number."""
     wild: re.Pattern[str] | None
-    """Everything with a wildcard."""
+    """Wildcards that name layers."""
 
     def __bool__(self) -> bool:
-        return bool(self.numbered or self.runs or self.wild)
+        return bool(self.numbered or self.alike or self.wild)
 
 
 def bare(path: str) -> str:
@@ -42,55 +42,50 @@ def bare(path: str) -> str:
 
 
 def compiled(patterns: Iterable[str]) -> Patterns:
-    """Patterns ready for `matching_layers`; those that cannot be read as a regular expression count as plain text."""
-    numbered, runs, wild = set[str](), set[str](), list[str]()
-    for pattern in list(patterns)[:_MOST_PATTERNS]:
-        text = pattern[:_LONGEST_PATTERN]
-        if text.startswith("re:"):
-            wild += _expression(text[3:])
+    """Patterns ready for `matching_layers`; an expression that is not harmless matches nothing."""
+    numbered, runs, expressions = set[str](), set[str](), set[str]()
+    for pattern in patterns:
+        if pattern.startswith("re:"):
+            expressions |= {rf"(?:{pattern[3:]})"} if is_harmless(pattern) else set()
             continue
         # A trailing star behind a module's name adds nothing: a module covers what is inside it.
-        path = bare(text.removesuffix(".weight").removesuffix("*").rstrip("."))
+        path = bare(pattern.removesuffix(".weight").removesuffix("*").rstrip("."))
         if "*" in path:
-            wild.append(r"(?:.*\.)?" + re.escape(path).replace(r"\*", ".*") + r"(?:\..*)?")
+            expression = re.escape(path).replace(r"\*", ".*")
+            expressions |= {rf"(?:[^*]*\.)?{expression}(?:\..*)?"} if is_harmless(pattern) else set()
         elif any(part.isdigit() for part in path.split(".")):
             numbered.add(path)
         elif path:
-            runs.add(path)
-    either = "|".join(re.escape(run) for run in sorted(runs))
-    return Patterns(
-        frozenset(numbered),
-        re.compile(rf"(?:^|\.)(?:{either})(?:\.|$)") if runs else None,
-        re.compile("|".join(wild)) if wild else None,
-    )
+            runs.add(re.escape(path))
+    by_layer = {expression for expression in expressions if _NUMBER.search(expression)}
+    alike = expressions - by_layer
+    if runs:
+        alike.add(rf"(?:.*\.)?(?:{'|'.join(sorted(runs))})(?:\..*)?$")
+    return Patterns(frozenset(numbered), _either(alike), _either(by_layer))
 
 
-def _expression(text: str) -> list[str]:
-    try:
-        re.compile(text)
-    except (re.error, RecursionError):
-        return [re.escape(text)]
-    return [f"(?:{text})"]
+def _either(expressions: set[str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(sorted(expressions))) if expressions else None
 
 
 def matching_layers(patterns: Patterns, tensor: Tensor) -> frozenset[int]:
     """The layers of the tensor whose module a pattern names; {0} or nothing for a tensor outside the layers."""
     every = tensor.layers or (0,)
-    if not patterns:
-        return frozenset()
     module = tensor.name.removesuffix(".weight").replace("{expert}", "0")
-    if patterns.runs and patterns.runs.search(module):
+    if patterns.alike and _is_named(patterns.alike, module.replace("{layer}", "0")):
         return frozenset(every)
     if not patterns.numbered and not patterns.wild:
         return frozenset()
     return frozenset(layer for layer in every if _matches(patterns, module.replace("{layer}", str(layer))))
 
 
+def _is_named(expression: re.Pattern[str], module: str) -> bool:
+    return expression.match(module) is not None or expression.match(bare(module)) is not None
+
+
 def _matches(patterns: Patterns, module: str) -> bool:
-    path = bare(module)
     if patterns.numbered:
-        parts = path.split(".")
+        parts = bare(module).split(".")
         if any(".".join(parts[:end]) in patterns.numbered for end in range(1, len(parts) + 1)):
             return True
-    wild = patterns.wild
-    return wild is not None and (wild.match(module) is not None or wild.match(path) is not None)
+    return patterns.wild is not None and _is_named(patterns.wild, module)

@@ -283,6 +283,32 @@ def ggml_from_form(form: Mapping[str, Any]) -> GgmlTable:
     return GgmlTable(types, numbers, architectures, token_bytes, form["source"])
 
 
+_LONGEST_EXPRESSION = 400
+_MOST_REPEATS = 3
+_REPEATED_GROUP = re.compile(r"\)\s*[*+{]")
+_REPEAT = re.compile(r"(?<!\\)[*+{]")
+
+
+def is_harmless(pattern: str) -> bool:
+    """Can a module pattern be matched in a time that no file can stretch? Plain paths always; a wildcard or a regular
+    expression ('re:…') when it is short, valid, repeats no group and has few repeats.
+    """
+    expression = pattern.removeprefix("re:")
+    if expression == pattern and "*" not in pattern:
+        return True
+    if len(expression) > _LONGEST_EXPRESSION or len(_REPEAT.findall(expression)) > _MOST_REPEATS:
+        return False
+    if expression == pattern:
+        return True
+    if _REPEATED_GROUP.search(expression):
+        return False
+    try:
+        re.compile(expression)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
+
+
 _GROUP_SUFFIX = re.compile(r"^(?P<base>.+?)-g(?P<group>\d+)$")
 
 
