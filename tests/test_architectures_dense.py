@@ -213,6 +213,13 @@ def test_first_spellings_of_falcon_mean_the_same(old: Config, new: Config) -> No
     assert (first.tensors, first.cache_layers) == (second.tensors, second.cache_layers)
 
 
+def test_falcon_40b_caches_every_head_under_transformers() -> None:
+    """Keys of shape (1, 128, tokens, 64) when the class of transformers 5.23.0 ran; engines keep the model's 8 heads."""
+    (entry,) = load_model("falcon-40b").cache_layers
+    assert (entry.elems_per_token, entry.repeated_elems_per_token) == (2 * 8 * 64, 2 * 128 * 64)
+    assert load_model("falcon-7b").cache_layers[0].repeated_elems_per_token == 2 * 64
+
+
 # --- class defaults, nested text models, rotary positions -------------------------------------------------------------
 
 

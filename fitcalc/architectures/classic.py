@@ -221,7 +221,11 @@ def falcon(config: Config) -> ModelSpec:
     else:
         norms = ("input_layernorm",)
     style = replace(_FALCON, norms=norms, rotary=None if flag(config, "alibi", False) else 1.0)
-    return build_as({**config, "num_key_value_heads": kv_heads}, style)
+    spec = build_as({**config, "num_key_value_heads": kv_heads}, style)
+    if not new:
+        return spec
+    # the class of Transformers broadcasts K and V to every query head before it caches them
+    return replace(spec, cache_layers=tuple(replace(entry, repeated_heads=spec.heads) for entry in spec.cache_layers))
 
 
 def mpt(config: Config) -> ModelSpec:

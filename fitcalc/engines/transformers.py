@@ -172,7 +172,7 @@ def _sizes(prepared: Prepared, layer: CacheLayer, count: int, context: Any, requ
         tokens = layer.window_tokens or context
     elif layer.kind in ("sliding", "chunked"):
         tokens = least(context, layer.window_tokens)
-    yield "kv_cache", state.full_bytes(elems_per_token=layer.elems_per_token, context_tokens=tokens, **kv)
+    yield "kv_cache", state.full_bytes(elems_per_token=layer.repeated_elems_per_token, context_tokens=tokens, **kv)
 
 
 def _cache_terms(prepared: Prepared, counts: tuple[int, ...], context: Any, requests: Any) -> Iterator[Term]:

@@ -93,6 +93,8 @@ class CacheLayer:
     conv_kernel: int = 0
     state_elems: int = 0
     state_dtype: str = "fp32"
+    repeated_heads: int = 0
+    """Heads that the model's own class repeats K and V to before it caches them; 0: it caches them as they are."""
 
     @property
     def elems_per_token(self) -> int:
@@ -100,6 +102,13 @@ class CacheLayer:
         if self.kind in ("mla", "compressed"):
             return self.latent_elems + self.index_elems
         return self.kv_heads * (self.key_dim + self.value_dim) + self.index_elems
+
+    @property
+    def repeated_elems_per_token(self) -> int:
+        """`elems_per_token` as an engine that runs the model's own class caches them (Transformers)."""
+        if not self.repeated_heads:
+            return self.elems_per_token
+        return self.repeated_heads * (self.key_dim + self.value_dim) + self.index_elems
 
 
 @dataclass(frozen=True, slots=True)
