@@ -91,7 +91,7 @@ def test_names_are_unique() -> None:
 
 
 def _part(spec: ModelSpec, part: str) -> int:
-    """Parameters of a part: 'encoder', 'text', 'vision', or the start of a tensor's name."""
+    """Parameters of a part of the model, or of the tensors whose names start so."""
     if part in ("encoder", "text", "vision", "audio", "projector"):
         return _sum([tensor for tensor in spec.tensors if tensor.part == part])
     return _sum([tensor for tensor in spec.tensors if tensor.name.startswith(part)])
@@ -296,13 +296,6 @@ def test_a_trimmed_config_says_that_the_tower_is_missing(kind: str) -> None:
 def test_an_unknown_tower_is_stated() -> None:
     spec = from_config({"model_type": "llava", "text_config": _LLAMA, "vision_config": {"model_type": "radio"}})
     assert "radio" in spec.unknowns[0]
-
-
-def test_image_components_are_their_published_count() -> None:
-    spec = from_config({"_class_name": "UNet2DConditionModel", "in_channels": 4})
-    assert spec.kind == "component"
-    assert spec.cache_layers == ()
-    assert spec.unknowns
 
 
 def test_a_t5_without_a_class_says_what_is_counted() -> None:

@@ -7,6 +7,7 @@ from fitcalc.architectures.config import Config, layer_count, size
 from fitcalc.architectures.encoder_blocks import (
     class_of,
     encoder,
+    few,
     head_dim_of_tower,
     labels_of,
     norms,
@@ -69,7 +70,7 @@ def _tables(config: Config, prefix: str, narrow: int) -> list[Tensor]:
 def _groups(config: Config, prefix: str, hidden: int, heads: int, width: int) -> list[Tensor]:
     groups = tuple(range(layer_count(config, "num_hidden_groups")))
     tensors: list[Tensor] = []
-    for inner in range(layer_count(config, "inner_group_num")):
+    for inner in range(few(config, "inner_group_num")):
         block = f"{prefix}.albert_layer_groups.{{layer}}.albert_layers.{inner}"
         tensors += [
             *blocks.attention(

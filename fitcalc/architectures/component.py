@@ -1,27 +1,37 @@
-"""Image generators' parts that fitcalc does not take apart: UNets, diffusion transformers, image autoencoders."""
+"""Parts of image generators (UNets, diffusion transformers, image autoencoders): their weights, not yet their run.
+
+A config whose layout is not known gives a component without tensors, known by its published count alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from fitcalc.architectures import blocks
 from fitcalc.architectures.common import dtype_of
 from fitcalc.architectures.config import Config
-from fitcalc.spec.model import ModelSpec
+from fitcalc.architectures.encoder_blocks import Layers, convolution
+from fitcalc.spec.model import ModelSpec, Tensor
 
-UNKNOWN = "memory model of UNets/VAEs/DiTs not yet modelled"
+ACTIVATIONS = "memory of a run: activations of UNets, image transformers and autoencoders are not modelled"
+LAYOUT = "the layout of this component is not known: its weights are its published count"
+KERNEL = 3
+"""Convolutions of UNets and autoencoders are 3 × 3 unless they only change the width."""
 
 
-def build(config: Config) -> ModelSpec:
-    """A component known by its published count alone: no tensors, no cache; the profile gives `published_params`."""
-    kind = str(config.get("model_type") or config.get("_class_name") or "")
+def component(config: Config, tensors: Iterable[Tensor] = (), layers: int = 0, hidden: int = 0) -> ModelSpec:
+    """A component: no cache, no tokens. Without tensors the profile's published count stands for them."""
+    kind, owned = str(config.get("_class_name") or ""), tuple(tensors)
     return ModelSpec(
         id=kind,
         name=kind,
         family=kind,
         model_type=kind,
         kind="component",
-        tensors=(),
+        tensors=owned,
         cache_layers=(),
-        layers=0,
-        hidden=0,
+        layers=layers,
+        hidden=hidden,
         heads=0,
         kv_heads=0,
         head_dim=0,
@@ -32,6 +42,40 @@ def build(config: Config) -> ModelSpec:
         tied_embeddings=False,
         gated_mlp=False,
         dtype=dtype_of(config),
-        unknowns=(UNKNOWN,),
-        notes=("parameters: published component count",),
+        unknowns=(ACTIVATIONS,) if owned else (LAYOUT, ACTIVATIONS),
     )
+
+
+def dense(name: str, role: str, out: int, inputs: int, layers: Layers = (), *, bias: bool = True) -> list[Tensor]:
+    """A linear layer of a component."""
+    return blocks.linear(name, role, out, inputs, layers, split="replicated", bias=bias, part="other")
+
+
+def conv(name: str, out: int, inputs: int, kernel: int = KERNEL) -> list[Tensor]:
+    """A square convolution with a bias."""
+    return convolution(name, (out, inputs, kernel, kernel), bias=True, part="other")
+
+
+def norm(name: str, width: int, layers: Layers = (), *, bias: bool = True) -> list[Tensor]:
+    """A group norm or layer norm."""
+    return blocks.norm(name, width, layers, bias=bias, part="other")
+
+
+def resnet(prefix: str, inputs: int, out: int, time: int = 0) -> list[Tensor]:
+    """Two normed convolutions, a shortcut where the width changes, a projection of the time embedding if given."""
+    return [
+        *norm(f"{prefix}.norm1", inputs),
+        *conv(f"{prefix}.conv1", out, inputs),
+        *(dense(f"{prefix}.time_emb_proj", "other", out, time) if time else ()),
+        *norm(f"{prefix}.norm2", out),
+        *conv(f"{prefix}.conv2", out, out),
+        *(conv(f"{prefix}.conv_shortcut", out, inputs, 1) if inputs != out else ()),
+    ]
+
+
+def embedder(prefix: str, width: int, inputs: int) -> list[Tensor]:
+    """Two linears that make an embedding of a time step or of pooled text."""
+    return [
+        *dense(f"{prefix}.linear_1", "other", width, inputs),
+        *dense(f"{prefix}.linear_2", "other", width, width),
+    ]

@@ -16,6 +16,8 @@ from fitcalc.errors import ModelFileError
 from fitcalc.spec.model import ModelSpec, Part, Tensor
 
 Layers = tuple[int, ...]
+_MOST_STAGES = 64
+"""Bound on what multiplies a file's inventory: stages, blocks in a stage, sets of shared weights."""
 
 
 def with_defaults(config: Config, defaults: Config) -> dict[str, Any]:
@@ -31,6 +33,28 @@ def side_of(config: Config, key: str) -> int:
             raise ModelFileError(f"config: {key} is {value!r:.40}", hint=f"{key} has to be a square")
         return size({key: value[0]}, key)
     return size(config, key)
+
+
+def sizes_of(config: Config, key: str) -> tuple[int, ...]:
+    """A list of widths or counts, one a stage."""
+    listed = config.get(key)
+    if not isinstance(listed, list | tuple) or not 1 <= len(listed) <= _MOST_STAGES:
+        raise ModelFileError(f"config: {key} is {listed!r:.40}", hint=f"{key} has to be a list of numbers")
+    return tuple(size({key: value}, key) for value in listed)
+
+
+def listed_names(config: Config, key: str) -> tuple[str, ...]:
+    """A list of names; empty when the key holds anything else."""
+    listed = config.get(key)
+    return tuple(str(name) for name in listed) if isinstance(listed, list | tuple) else ()
+
+
+def few(config: Config, key: str) -> int:
+    """A number of blocks that each become entries of their own: at most 64."""
+    value = size(config, key)
+    if value > _MOST_STAGES:
+        raise ModelFileError(f"config: {key} is {value}", hint=f"{key} has to lie between 1 and {_MOST_STAGES}")
+    return value
 
 
 def patches_of(config: Config) -> int:

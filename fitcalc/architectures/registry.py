@@ -1,12 +1,12 @@
 """model_type -> 'module:function' of fitcalc.architectures (function defaults to build)."""
 
 BUILDERS: dict[str, str] = {
-    "AutoencoderKL": "component",
-    "FluxTransformer2DModel": "component",
+    "AutoencoderKL": "autoencoder_kl",
+    "FluxTransformer2DModel": "image_transformer:build_flux",
     "RefinedWeb": "classic:falcon",
     "RefinedWebModel": "classic:falcon",
-    "SD3Transformer2DModel": "component",
-    "UNet2DConditionModel": "component",
+    "SD3Transformer2DModel": "image_transformer:build_sd3",
+    "UNet2DConditionModel": "unet",
     "albert": "albert",
     "apertus": "llama:apertus",
     "arcee": "llama",
