@@ -77,7 +77,7 @@ class DeviceForm:
     memory: str | None = None
     """Total as the driver or the operating system reports it: "24564 MiB"."""
     memory_basis: str = ""
-    """observed, recalled or nominal."""
+    """observed (in a log), stated (by makers or users, no log read), nominal or derived."""
     usable: str | None = None
     """What a process can get: CUDA's total, Metal's working-set limit, RAM that the system leaves."""
     usable_basis: Literal["observed", "derived", "nominal"] = "derived"
