@@ -89,6 +89,12 @@ def test_latent_cache_counts_once_but_lies_on_every_rank() -> None:
     assert all(terms(prepared, rank=rank)["kv_cache"].bytes == whole for rank in range(8))
 
 
+def test_indexer_keys_are_kept_in_8_bit() -> None:
+    """DeepSeek-V3.2: 576 elements of latent in 16 bit and 132 bytes of index keys per token and layer."""
+    prepared = plan("deepseek-v3.2", "fp8-block", device=card("H200", 139.72), ranks=8)
+    assert vllm.kv_cache_bytes(prepared, 8192, 1) == 61 * (576 * 2 + 132) * 8192
+
+
 @pytest.mark.parametrize(
     ("model", "scheme", "ranks", "weights", "activation"),
     [

@@ -13,7 +13,7 @@ from typing import Any
 from fitcalc.formulas import state
 from fitcalc.formulas.split import kv_heads_share, share
 from fitcalc.spec.model import CacheLayer
-from fitcalc.units import ceil_div
+from fitcalc.units import KIB, ceil_div
 
 _CROWDED_NUMERATOR, _CROWDED_DENOMINATOR = 3, 2
 """Kinds whose layer counts differ by less than 3/2 share groups of the larger count."""
@@ -41,6 +41,15 @@ class Layout:
     groups: tuple[Group, ...]
 
     @property
+    def label(self) -> str:
+        """The pool in words: '320 KiB per token, blocks of 16', or the groups of a hybrid model."""
+        if len(self.groups) == 1 and self.groups[0].kind == "full":
+            per_token = self.block_bytes / self.block_tokens / KIB
+            return f"{per_token:,.5g} KiB per token, blocks of {self.block_tokens} tokens"
+        kinds = ", ".join(f"{group.count} {group.kind}" for group in self.groups)
+        return f"blocks of {self.block_bytes / KIB:,.5g} KiB; groups of layers: {kinds}"
+
+    @property
     def has_attention(self) -> bool:
         """Some layers keep tokens."""
         return any(group.kind != "state" for group in self.groups)
@@ -61,6 +70,8 @@ class CacheTypes:
     conv_bytes: int
     block_tokens: int
     keeps_windows: bool = True
+    index_scale_elems: int = 0
+    """Elements of an indexer's keys per 4-byte scale, where the engine keeps them in 8 bit; 0: in the KV type."""
 
 
 def _kinds(layer: CacheLayer, layers: int, ranks: int, types: CacheTypes) -> list[Group]:
@@ -89,6 +100,9 @@ def _kinds(layer: CacheLayer, layers: int, ranks: int, types: CacheTypes) -> lis
         window = [Group("sliding", 1, layers, block, page(latent), layer.window_tokens)] if layer.window_tokens else []
         return [*window, Group("full", 1, layers, block, page(latent + layer.index_elems, layer.compression))]
     if layer.kind == "mla":
+        if types.index_scale_elems:
+            keys = state.index_key_bytes(index_elems=layer.index_elems, scale_elems=types.index_scale_elems)
+            return [Group("full", 1, layers, block, page(latent) + block * keys)]
         return [Group("full", 1, layers, block, page(latent + layer.index_elems))]
     size = page(heads * (layer.key_dim + layer.value_dim) + layer.index_elems)
     windowed = layer.kind in ("sliding", "chunked")

@@ -106,8 +106,8 @@ def _cache_types(profile: EngineProfile, workload: Workload, elem_bytes: int) ->
     kv_elems, kv_bytes = kv_block(profile, workload.kv_dtype)
     if (workload.kv_dtype or next(iter(profile.kv_types))) == "auto":
         kv_elems, kv_bytes = 1, elem_bytes
-    keeps_windows = bool(profile.constants["keeps_windows"])
-    return CacheTypes(kv_elems, kv_bytes, elem_bytes, int(workload.options["block_size"]), keeps_windows)
+    known, block = profile.constants, int(workload.options["block_size"])
+    return CacheTypes(kv_elems, kv_bytes, elem_bytes, block, known["keeps_windows"], known["index_scale_elems"])
 
 
 def _rank(
@@ -178,6 +178,7 @@ def _weights(scheme: Scheme, profile: EngineProfile, held: RankWeights) -> Term:
     term = computed(
         "weights", runtime.rank_weights, "derived", tensor_bytes=held.tensor_bytes, absorbed_bytes=held.absorbed_bytes,
         rotary_bytes=held.rotary_bytes, booking_bytes=held.booking_bytes,
+        note="tensors of this rank as the engine keeps them, rotary table, allocator's rounding",
     )  # fmt: skip
     permille = profile.constants["repacked_permille"].get(scheme.weight.id, 0)
     if not permille:
@@ -195,7 +196,7 @@ def graphs_term(model: ModelSpec, profile: EngineProfile, options: Mapping[str, 
     base = known["graphs_base"] + (known["graphs_experts"] if model.is_moe else 0)
     term = computed(
         "cuda_graphs", runtime.graphs_bytes, "estimated", base_bytes=base, layers=rank.stop - rank.first,
-        layer_bytes=known["graphs_per_layer"], sources=profile.sources,
+        layer_bytes=known["graphs_per_layer"], sources={"base_bytes": profile.sources.get("graphs_base", "")},
     )  # fmt: skip
     room = known["graphs_spread_experts" if model.is_moe else "graphs_spread"]
     low, high = max(term.bytes - room["under"], 0), term.bytes + room["over"]
@@ -219,7 +220,9 @@ def _vision(model: ModelSpec, profile: EngineProfile) -> tuple[Term, ...]:
     """What profiling the encoder of images or sound at its largest item adds."""
     if not any(tensor.part in shards.TOWER_PARTS for tensor in model.tensors):
         return ()
-    return (spread(profile, "vision", "vision_peak", "encoder at its largest item"),)
+    dynamic = model.rope is not None and model.rope.sectioned
+    constant = "vision_peak_dynamic" if dynamic else "vision_peak"
+    return (spread(profile, "vision", constant, "encoder at its largest item"),)
 
 
 def _activations(prepared: Prepared, stage: Stage, requests: Any, tokens: Any) -> Term:
@@ -233,7 +236,8 @@ def _activations(prepared: Prepared, stage: Stage, requests: Any, tokens: Any) -
         "activations",
         runtime.profile_peak,
         "estimated",
-        sources=prepared.profile.sources,
+        sources={**prepared.profile.sources, "base_bytes": prepared.profile.sources.get("activation_base", "")},
+        note="profiling run: forward pass or sampler, whichever is larger",
         base_bytes=known["activation_base"],
         tokens=tokens,
         elem_bytes=prepared.elem_bytes,
@@ -248,7 +252,7 @@ def _activations(prepared: Prepared, stage: Stage, requests: Any, tokens: Any) -
     )
     low = most(0, term.bytes - known["activation_under"])
     high = term.bytes + known["activation_over" if rank.is_last else "activation_over_stage"]
-    return Term(term.name, term.bytes, low, high, "estimated", term.formula, term.inputs)
+    return Term(term.name, term.bytes, low, high, "estimated", term.formula, term.inputs, term.note)
 
 
 def _cache_terms(stage: Stage, context_tokens: Any, concurrency: Any, batch: Any) -> tuple[Term, ...]:
@@ -261,7 +265,7 @@ def _cache_terms(stage: Stage, context_tokens: Any, concurrency: Any, batch: Any
         terms.append(
             computed(
                 name, state.pool_bytes, "exact", blocks_per_request=blocks, requests=concurrency,
-                block_bytes=layout.block_bytes,
+                block_bytes=layout.block_bytes, note=layout.label if name == "kv_cache" else "",
             )
         )  # fmt: skip
     return tuple(terms)

@@ -70,6 +70,12 @@ def page_bytes(*, block_tokens: Any, elems_per_token: Any, block_bytes: Any, blo
     return block_tokens * elems_per_token * block_bytes // block_elems
 
 
+@formula("index_elems + 4 * (index_elems // scale_elems)")
+def index_key_bytes(*, index_elems: Any, scale_elems: Any) -> Any:
+    """Keys of a sparse-attention indexer for one token in 8 bit, with a 32-bit scale per `scale_elems`."""
+    return index_elems + 4 * (index_elems // scale_elems)
+
+
 @formula("ceil_div(context_tokens, block_tokens)")
 def full_blocks(*, context_tokens: Any, block_tokens: Any) -> Any:
     """Blocks of one request in a layer that keeps every token."""
