@@ -214,7 +214,7 @@ def test_first_spellings_of_falcon_mean_the_same(old: Config, new: Config) -> No
 
 
 def test_falcon_40b_caches_every_head_under_transformers() -> None:
-    """Keys of shape (1, 128, tokens, 64) when the class of transformers 5.23.0 ran; engines keep the model's 8 heads."""
+    """Keys of shape (1, 128, tokens, 64) under transformers 5.23.0; engines keep the model's 8 heads."""
     (entry,) = load_model("falcon-40b").cache_layers
     assert (entry.elems_per_token, entry.repeated_elems_per_token) == (2 * 8 * 64, 2 * 128 * 64)
     assert load_model("falcon-7b").cache_layers[0].repeated_elems_per_token == 2 * 64
@@ -286,6 +286,13 @@ def test_rotary_tables(slug: str, rotary_dim: int, tables: int) -> None:
 @pytest.mark.parametrize("slug", ["gpt2", "bloom-560m", "mpt-7b", "opt-1.3b", "falcon-rw-1b", "starcoderbase-1b"])
 def test_learned_and_linear_positions_have_no_rotary_table(slug: str) -> None:
     assert load_model(slug).rope is None
+
+
+def test_baichuan_13b_has_linear_biases_in_place_of_rotary_positions() -> None:
+    """Its configuration has no max_position_embeddings, that of the 7B model has."""
+    sizes = llama_like("baichuan", num_key_value_heads=None)
+    assert from_config({**sizes, "model_max_length": 4096}).rope is None
+    assert from_config({**sizes, "model_max_length": 4096, "max_position_embeddings": 4096}).rope is not None
 
 
 def test_stretched_positions_are_read() -> None:

@@ -169,6 +169,12 @@ def apertus(config: Config) -> ModelSpec:
     return build_as(config, STYLES["apertus"], extra=scalars)
 
 
+def baichuan(config: Config) -> ModelSpec:
+    """Baichuan 1 and 2: the 7B models rotate positions, the 13B models, which bound none, use ALiBi."""
+    style = STYLES["baichuan"]
+    return build_as(config, style if "max_position_embeddings" in config else replace(style, rotary=None))
+
+
 def mimo(config: Config) -> ModelSpec:
     """MiMo: Qwen2 with multi-token-prediction layers in the checkpoint."""
     style = replace(

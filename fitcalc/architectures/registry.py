@@ -11,7 +11,7 @@ BUILDERS: dict[str, str] = {
     "apertus": "llama:apertus",
     "arcee": "llama",
     "arctic": "moe_early:arctic",
-    "baichuan": "llama",
+    "baichuan": "llama:baichuan",
     "bailing_moe": "moe_shared:bailing_moe",
     "bailing_moe_v2": "moe_shared:bailing_moe",
     "bamba": "granite_hybrid:build_bamba",
