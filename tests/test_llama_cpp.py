@@ -247,6 +247,20 @@ def test_what_does_not_fit_goes_to_ram(model: str, quant: str, gib: int) -> None
     assert "RAM" in llama_cpp.offload_summary(part)
 
 
+def test_fit_moves_only_what_has_to_move() -> None:
+    machine = Machine((card(24),), PROCESSOR, 64 * GIB)
+    fit = plan("llama-3.1-70b", "q4_k_m", machine=machine, n_gpu_layers="fit")
+    by_hand = llama_cpp.offloaded(plan("llama-3.1-70b", "q4_k_m", machine=machine), 8192, 1)
+    assert by_hand is not None
+    assert llama_cpp.ledgers(fit, 8192, 1) == llama_cpp.ledgers(by_hand, 8192, 1)
+    layers = sum(share.layers + share.has_output for share in by_hand.cards)
+    assert f"-ngl {layers} " in llama_cpp.command(fit, 8192, 1)
+    small = plan("llama-3.1-8b", "q4_k_m", machine=machine, n_gpu_layers="fit")
+    assert llama_cpp.ledgers(small, 8192, 1) == llama_cpp.ledgers(
+        plan("llama-3.1-8b", "q4_k_m", machine=machine), 8192, 1
+    )
+
+
 def test_nothing_to_move() -> None:
     apple = Machine((card(16, "apple", "unified"),), None, None)
     assert llama_cpp.offloaded(plan("llama-3.1-70b", "q4_k_m", machine=apple), 8192, 1) is None

@@ -1,13 +1,13 @@
 """llama.cpp (and Ollama, which runs it): buffers that are allocated once at start, layers on cards or on the host.
 
-Beside the contract of fitcalc.engines.base there is
+Without n_gpu_layers a plan puts everything on the cards; a number obeys llama.cpp's own rule of which layers go there;
+`n_gpu_layers = fit` moves what does not fit to RAM, at every context and concurrency anew: routed experts first, then
+whole layers. Beside the contract of fitcalc.engines.base there is
     offloaded(prepared, context_tokens, concurrency) -> Prepared | None
-        the plan with as much on the cards as fits and the rest in RAM: routed experts leave first, then whole layers;
-        None where nothing is to be gained (no cards, memory shared with the host, layers given by hand, or even the
-        buffers of a card do not fit). Its ledgers judge like any other; the host's then decides.
+        that plan, None where nothing is to be gained: no cards, memory shared with the host, layers placed by hand,
+        or a card that cannot even hold its buffers. The host's ledger then decides, so RAM has to be known.
     offload_summary(prepared) -> str
-        in words: '28 of 33 layers on the cards, the rest in RAM'.
-Without an explicit n_gpu_layers a plan puts everything on the cards.
+        '28 of 33 layers on the card, the rest in RAM'; '' where everything is on the cards.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fitcalc.engines.base import Pool
+from fitcalc.engines import llama_cpp_ledgers
+from fitcalc.engines.base import DeviceLedger, Pool
 from fitcalc.engines.llama_cpp_command import start_command
-from fitcalc.engines.llama_cpp_ledgers import TOWER_PARTS, kv_cache_bytes, ledgers, repacked_bytes
-from fitcalc.engines.llama_cpp_offload import offload_summary, offloaded
+from fitcalc.engines.llama_cpp_ledgers import TOWER_PARTS, kv_cache_bytes, repacked_bytes
+from fitcalc.engines.llama_cpp_offload import offload_summary, offloaded, resolved
 from fitcalc.engines.llama_cpp_plan import Prepared, prepare, shape_at
 from fitcalc.engines.llama_cpp_settings import Settings, settings_of, window_tokens
 from fitcalc.engines.options import settled
@@ -80,6 +81,11 @@ def _cache_refusal(model: ModelSpec, settings: Settings, profile: EngineProfile)
     return None
 
 
+def ledgers(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
+    """The terms of every card in rank order and of the host, or of the one device whose memory is shared."""
+    return llama_cpp_ledgers.ledgers(resolved(prepared, context_tokens, concurrency), context_tokens, concurrency)
+
+
 def pool(_prepared: Prepared, _context_tokens: Any, _concurrency: Any) -> Pool | None:
     """None: llama.cpp allocates what was asked for and nothing more."""
     return None
@@ -87,6 +93,7 @@ def pool(_prepared: Prepared, _context_tokens: Any, _concurrency: Any) -> Pool |
 
 def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
     """The command that starts the server as the ledger assumes it."""
+    prepared = resolved(prepared, context_tokens, concurrency)
     shape = shape_at(prepared, context_tokens, concurrency)
     on_cards = sum(share.layers + share.has_output for share in prepared.cards)
     return start_command(

@@ -178,11 +178,13 @@ def repacked_bytes(prepared: Prepared) -> int:
 
 
 def _mapped_note(prepared: Prepared) -> str:
+    where = "mapped from the file" if prepared.settings.mapped else "read from the file"
     repacked = repacked_bytes(prepared)
-    if not prepared.settings.mapped:
-        return "read from the file"
-    if repacked:
+    if repacked and prepared.settings.mapped:
         return (
-            f"mapped; of {format_gib(repacked)} there is a second, repacked copy, whose originals the system can drop"
+            f"mapped; of {format_gib(repacked)} a second copy is repacked; the system can drop the originals"
         )
-    return "mapped from the file"
+    held = [f"{prepared.host.layers} layers"] if prepared.cards and prepared.host.layers else []
+    if prepared.cards and prepared.rules.cpu_expert_layers:
+        held.append(f"experts of {min(prepared.rules.cpu_expert_layers, prepared.model.layers)} layers")
+    return ", ".join([*held, where])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from fitcalc import ledger
 from fitcalc.engines.llama_cpp_ledgers import ledgers
@@ -22,20 +23,33 @@ def offloaded(prepared: Prepared, context_tokens: int, concurrency: int) -> Prep
     return _fewest(lambda count: relaid(prepared, layers + 1 - count, kept), layers + 1, context_tokens, concurrency)
 
 
+def _fits(prepared: Prepared, context_tokens: int, concurrency: int) -> bool:
+    """Even the high end is within every card."""
+    cards = ledgers(prepared, context_tokens, concurrency)[: len(prepared.cards)]
+    return all(e.usable_bytes is not None and ledger.high_bytes(e.terms) <= e.usable_bytes for e in cards)
+
+
 def _fewest(plan: Callable[[int], Prepared], most_moved: int, context_tokens: int, concurrency: int) -> Prepared | None:
     """The plan that moves the fewest layers, from 1 to `most_moved`, and fits on every card; None when none does."""
-
-    def fits(candidate: Prepared) -> bool:
-        cards = ledgers(candidate, context_tokens, concurrency)[:-1]
-        return all(e.usable_bytes is not None and ledger.high_bytes(e.terms) <= e.usable_bytes for e in cards)
-
     low, high = 0, most_moved
-    if not fits(plan(most_moved)):
+    if not _fits(plan(most_moved), context_tokens, concurrency):
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if fits(plan(middle)) else (middle, high)
+        low, high = (low, middle) if _fits(plan(middle), context_tokens, concurrency) else (middle, high)
     return plan(high)
+
+
+def resolved(prepared: Prepared, context_tokens: Any, concurrency: Any) -> Prepared:
+    """The plan at one context and concurrency: with n_gpu_layers = fit, what does not fit on the cards is in RAM.
+
+    Arrays of contexts keep everything on the cards.
+    """
+    if not (prepared.settings.moves_what_does_not_fit and isinstance(context_tokens, int)):
+        return prepared
+    if _fits(prepared, context_tokens, concurrency):
+        return prepared
+    return offloaded(prepared, context_tokens, concurrency) or prepared
 
 
 def offload_summary(prepared: Prepared) -> str:

@@ -20,6 +20,8 @@ KV_NAMES = {"f16": "fp16", "f32": "fp32"}
 """llama.cpp's spelling of a cache type -> the id; other types are spelled alike."""
 _ON, _OFF, _AUTO = ("on", "1", "true", "enabled"), ("off", "0", "false", "disabled"), ("", "auto", "-1")
 _ALL_LAYERS = 10**6
+_FIT = "fit"
+"""n_gpu_layers: as many as fit, the rest in RAM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,9 @@ class Settings:
     block_v: tuple[int, int]
     gpu_layers: int
     gpu_layers_given: bool
+    """Layers or experts were placed by hand."""
+    moves_what_does_not_fit: bool
+    """Layers that do not fit on the cards go to the host."""
     cpu_expert_layers: int
     cache_on_host: bool
     outputs: int
@@ -69,7 +74,7 @@ def layer_count(name: str, value: Any) -> int | None:
     if word == "all":
         return _ALL_LAYERS
     if not (word.isascii() and word.isdigit()):
-        hint = f"give {name} as a number of layers, auto or all"
+        hint = f"give {name} as a number of layers, all or fit"
         raise RequestError(f"option {name}: {value!r} is not a number of layers", hint=hint)
     return int(word)
 
@@ -84,7 +89,8 @@ def settings_of(workload: Workload, profile: EngineProfile) -> Settings:
     for key in ("n_batch", "n_ubatch"):
         if options[key] < 1:
             raise RequestError(f"option {key}: {options[key]} is not a batch size", hint=f"give {key} as 1 or more")
-    given = layer_count("n_gpu_layers", options["n_gpu_layers"])
+    moves = str(options["n_gpu_layers"]).strip().lower() == _FIT
+    given = None if moves else layer_count("n_gpu_layers", options["n_gpu_layers"])
     experts = layer_count("n_cpu_moe", options["n_cpu_moe"])
     return Settings(
         batch=options["n_batch"],
@@ -98,6 +104,7 @@ def settings_of(workload: Workload, profile: EngineProfile) -> Settings:
         block_v=kv_block(profile, types[1]),
         gpu_layers=_ALL_LAYERS if given is None else given,
         gpu_layers_given=given is not None or bool(experts),
+        moves_what_does_not_fit=moves,
         cpu_expert_layers=experts or 0,
         cache_on_host=options["no_kv_offload"],
         outputs=max(options["n_outputs_max"], 0),
