@@ -336,3 +336,34 @@ def test_wrong_files_are_refused_in_one_line(config: dict[str, Any], error: type
         from_config(config)
     assert "\n" not in str(caught.value)
     assert caught.value.hint
+
+
+_STRANGE = [None, 0, -1, 3, 2**31, 2**40, "x", [], {}, [1, 2], True, 1.5, ["a"], {"a": 1}, 10_000, [[1]], [{"a": 2}]]
+
+
+def _places(config: dict[str, Any], above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    below = [_places(value, (*above, key)) for key, value in config.items() if isinstance(value, dict)]
+    return [*((*above, key) for key in config), *(place for places in below for place in places)]
+
+
+def _with(config: dict[str, Any], place: tuple[str, ...], value: object) -> dict[str, Any]:
+    key, *rest = place
+    return config | {key: _with(config[key], tuple(rest), value) if rest else value}
+
+
+def _outcome(config: dict[str, Any]) -> ModelSpec | FitcalcError:
+    try:
+        return from_config(config)
+    except FitcalcError as error:
+        return error
+
+
+@given(data=st.data(), case=st.sampled_from(_CLASSES), value=st.sampled_from(_STRANGE))
+def test_one_strange_value_gives_a_model_or_one_line(data: st.DataObject, case: dict[str, Any], value: object) -> None:
+    place = data.draw(st.sampled_from(_places(case["config"])))
+    outcome = _outcome(_with(case["config"], place, value))
+    if isinstance(outcome, FitcalcError):
+        assert "\n" not in str(outcome)
+        assert len(str(outcome)) < 300
+    else:
+        assert outcome.params_total > 0

@@ -11,6 +11,7 @@ import re
 from fitcalc.architectures import blocks, llama
 from fitcalc.architectures.config import Config, layer_count, mapping, size
 from fitcalc.architectures.encoder_blocks import (
+    class_of,
     convolution,
     fused_heads,
     norms,
@@ -50,7 +51,7 @@ def _uncounted(name: object) -> str:
 
 def build_flat_llava(config: Config) -> ModelSpec:
     """llava as first published: text keys at the top, `mm_*` keys for tower and projector."""
-    made_by = str((config.get("architectures") or [""])[0]) + str(config.get("model_type"))
+    made_by = f"{class_of(config)} {config.get('model_type')}"
     kind = next((kind for kind in ("mistral", "qwen2") if kind.removesuffix("2") in made_by.lower()), "llama")
     text, name = text_part(config, kind), config.get("mm_vision_tower")
     shape = NAMED.get(str(name))

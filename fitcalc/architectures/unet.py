@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fitcalc.architectures.component import component, conv, dense, embedder, norm, resnet
 from fitcalc.architectures.config import Config, flag, size
 from fitcalc.architectures.encoder_blocks import few, listed_names, sizes_of
+from fitcalc.errors import ModelFileError
 from fitcalc.spec.model import ModelSpec, Tensor
 
 _NEEDED = ("block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "cross_attention_dim")
@@ -81,10 +82,10 @@ def _known(config: Config) -> bool:
         return False
     numbers = ("cross_attention_dim", "layers_per_block")
     types = [listed_names(config, key) for key in ("down_block_types", "up_block_types")]
-    widths = config["block_out_channels"]
+    stages = len(listed_names(config, "block_out_channels"))
     return (
         all(isinstance(config[key], int) for key in numbers)
-        and all(set(names) <= set(_BLOCKS) and len(names) == len(widths) for names in types)
+        and all(set(names) <= set(_BLOCKS) and len(names) == stages for names in types)
         and all(config.get(key) in values for key, values in _PLAIN.items())
     )
 
@@ -93,6 +94,10 @@ def _depths(config: Config, stages: int) -> tuple[int, ...]:
     key = "transformer_layers_per_block"
     given = config.get(key)
     if isinstance(given, list):
+        if len(given) != stages:
+            raise ModelFileError(
+                f"config: {key} has {len(given)} entries for {stages} stages", hint="one entry a stage"
+            )
         return tuple(few({key: depth}, key) for depth in sizes_of(config, key))
     return (few(config, key) if given is not None else 1,) * stages
 
