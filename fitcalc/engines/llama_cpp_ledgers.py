@@ -181,9 +181,7 @@ def _mapped_note(prepared: Prepared) -> str:
     where = "mapped from the file" if prepared.settings.mapped else "read from the file"
     repacked = repacked_bytes(prepared)
     if repacked and prepared.settings.mapped:
-        return (
-            f"mapped; of {format_gib(repacked)} a second copy is repacked; the system can drop the originals"
-        )
+        return f"mapped; of {format_gib(repacked)} a second copy is repacked; the system can drop the originals"
     held = [f"{prepared.host.layers} layers"] if prepared.cards and prepared.host.layers else []
     if prepared.cards and prepared.rules.cpu_expert_layers:
         held.append(f"experts of {min(prepared.rules.cpu_expert_layers, prepared.model.layers)} layers")
