@@ -58,11 +58,9 @@ def tower(config: Config, prefix: str) -> list[Tensor]:
     return _TOWERS[kind][0](config, prefix)
 
 
-def clip_layers(
-    config: Config, prefix: str, *, part: Part = "vision", heads_key: str = "num_attention_heads"
-) -> list[Tensor]:
+def clip_layers(config: Config, prefix: str, *, part: Part = "vision") -> list[Tensor]:
     """The layers of CLIP's and SigLIP's towers and of CLIP's text model: pre-norm, biases everywhere."""
-    hidden, heads, width = (size(config, key) for key in ("hidden_size", heads_key, "intermediate_size"))
+    hidden, heads, width = (size(config, key) for key in ("hidden_size", "num_attention_heads", "intermediate_size"))
     layers, block = tuple(range(layer_count(config))), f"{prefix}.encoder.layers.{{layer}}"
     head_dim = head_dim_of_tower(hidden, heads)
     return [
