@@ -188,32 +188,33 @@ def assign_gguf(
 ) -> tuple[Stored, ...]:
     """The tensors of the model's GGUF file with their types. Raises UnsupportedModelError for unknown families."""
     traits = gguf_architecture(model, scheme)
-    assert scheme.ggml is not None
-    types = scheme.ggml.types
     tensors = gguf_tensors(model, traits, mtp=mtp)
     values, downs = _places(tensors, ("value", "qkv", "kv_b")), _places(tensors, ("down",))
-    recipe = Recipe(
+    recipe = replace(_recipe(model, scheme, traits), values=len(values), imatrix=imatrix, legacy=legacy)
+    recipe = replace(recipe, tied=not any(entry.category == "output" for entry in tensors))
+    entries: list[Stored] = []
+    for entry in tensors:
+        if entry.fixed:
+            entries.append(_stored(entry.tensor, entry.tensor.layers, recipe.types[entry.fixed]))
+        else:
+            entries += _by_type(entry, recipe, downs if entry.category == "down" else values)
+    return tuple(entries)
+
+
+def _recipe(model: ModelSpec, scheme: Scheme, traits: GgufArchitecture) -> Recipe:
+    """The rules' view of the model; what depends on the file's tensors is left at 0."""
+    return Recipe(
         file_type=scheme.recipe,
         default=scheme.weight.id if scheme.kind == "gguf" else scheme.recipe.lower(),
         arch=traits.name,
         layers=model.layers,
         heads_per_kv_head=_heads_per_kv_head(model, traits),
         experts=model.experts,
-        values=len(values),
-        tied=not any(entry.category == "output" for entry in tensors),
-        types=types,
+        values=0,
+        tied=False,
+        types=scheme.ggml.types if scheme.ggml else {},
         head_type=scheme.head_type,
-        imatrix=imatrix,
-        legacy=legacy,
     )
-    entries: list[Stored] = []
-    for entry in tensors:
-        if entry.fixed:
-            entries.append(_stored(entry.tensor, entry.tensor.layers, types[entry.fixed]))
-            continue
-        places = downs if entry.category == "down" else values
-        entries += _by_type(entry, recipe, places)
-    return tuple(entries)
 
 
 def _by_type(entry: GgufTensor, recipe: Recipe, places: dict[tuple[str, int], int]) -> Iterator[Stored]:
