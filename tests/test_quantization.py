@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from fitcalc import catalog
 from fitcalc.architectures import from_config
 from fitcalc.architectures.quant_config import checkpoint_quant
-from fitcalc.errors import ModelFileError, ProfileError, RequestError, UnsupportedModelError
+from fitcalc.errors import FitcalcError, ModelFileError, ProfileError, RequestError, UnsupportedModelError
 from fitcalc.formulas.weights import matrix_bytes, packed_bytes
 from fitcalc.quantization import assign, checkpoint_bytes, stored_bytes, weights_bytes
 from fitcalc.quantization.patterns import compiled, matching_layers
@@ -377,6 +378,11 @@ METHODS = st.sampled_from(
 def test_any_section_ends_in_an_answer_or_a_named_error(method: str, section: dict[str, Any]) -> None:
     quant, unknown = checkpoint_quant({"quantization_config": {"quant_method": method, **section}})
     assert (quant is None) == bool(unknown)
+    if quant is not None:
+        model = llama({"quant_method": method, **section})
+        with suppress(FitcalcError):
+            half = weights_bytes(model, scheme("bf16"))
+            assert 0 < weights_bytes(model, scheme(quant.scheme)) < 2 * half
 
 
 def test_a_section_that_is_no_object_is_an_error() -> None:
