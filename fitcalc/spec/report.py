@@ -71,6 +71,7 @@ class Alternative:
     """Another plan that was looked at: what it is, whether it fits, and what changes against the request."""
 
     summary: str
+    model: str
     quant: str
     engine: str
     devices: tuple[dict[str, Any], ...]
