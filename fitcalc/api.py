@@ -9,12 +9,13 @@ from fitcalc import __version__, catalog, choice
 from fitcalc import verdict as judge
 from fitcalc.engines.options import settled
 from fitcalc.errors import ModelFileError, RequestError, UnsupportedModelError
-from fitcalc.machine import device_counts, machine_label, machine_of
-from fitcalc.plan import Request, named_scheme, required_case, runs_gguf
+from fitcalc.machine import machine_label, machine_of
+from fitcalc.plan import Request, named_scheme, nothing_runs, required_case, runs_gguf
 from fitcalc.quantization import checkpoint_bytes, weights_bytes
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.report import FitReport, KvCache, Speed, Verdict
+from fitcalc.units import format_gib, format_params
 
 _MOST_TOKENS = 2**31
 _MOST_REQUESTS = 2**20
@@ -26,6 +27,9 @@ def load_model(name: str) -> ModelSpec:
     Raises UnknownNameError with suggestions, ModelFileError for a file that cannot be read.
     """
     if not is_path(name):
+        found = catalog.resolve("model", name)
+        if found.kind == "pipelines":
+            raise _pipeline_error(name)
         return catalog.load_model(name)
     from fitcalc.readers.hf_config import model_from_config
 
@@ -33,6 +37,21 @@ def load_model(name: str) -> ModelSpec:
         hint = "this version reads config.json; GGUF and safetensors headers are not read yet"
         raise ModelFileError(f"{name}: not a config.json", hint=hint)
     return model_from_config(name)
+
+
+def _pipeline_error(name: str) -> UnsupportedModelError:
+    """What can be said of several models that run together: their counts and the bytes of their weights."""
+    pipeline = catalog.load_pipeline(name)
+    specs = [(part, catalog.load_model(part.model)) for part in pipeline.components]
+    counts = [(part, (part.params or spec.params_total) * part.count) for part, spec in specs]
+    parts = ", ".join(f"{part.role} {format_params(count)} ({part.model})" for part, count in counts)
+    total = sum(count for _, count in counts)
+    said = f"{pipeline.name} runs {len(counts)} models together: {parts}"
+    hint = (
+        f"their weights take {format_gib(2 * total)} in 16 bit, {format_gib(4 * total)} in 32 bit; "
+        "what sampling takes beside them is not modelled yet, so there is no verdict"
+    )
+    return UnsupportedModelError(said, hint=hint)
 
 
 def is_path(name: str) -> bool:
@@ -78,12 +97,17 @@ def fit(
         looked = choice.survey(request)
         chosen = choice.choose(looked)
         if chosen is None:
-            raise UnsupportedModelError(_no_engine(request), hint="fitcalc engines lists what each engine runs")
+            raise nothing_runs(request)
         case, verdict = chosen.case, chosen.verdict
     else:
         looked = ()
         case = required_case(request, named_scheme(spec, quant))
         verdict = judge.verdict_of(case, request.context_tokens, request.concurrency)
+    if verdict == "does_not_fit" and machine.ram_bytes is not None:
+        moved = choice.with_offload(request, case)
+        if moved is not None:
+            case = moved
+            verdict = judge.verdict_of(case, request.context_tokens, request.concurrency)
     return report(request, case, verdict, looked, asked_quant=quant)
 
 
@@ -159,11 +183,6 @@ def _detected(ram: str | int | None, gpu_used: str | int | None) -> Machine:
     from fitcalc.detect import this_machine
 
     return this_machine(ram=ram, gpu_used=gpu_used)
-
-
-def _no_engine(request: Request) -> str:
-    names = ", ".join(device.name for device, _ in device_counts(request.machine))
-    return f"no engine modelled here runs {request.model.name} on {names}"
 
 
 def _inputs(request: Request, case: judge.Case, asked_quant: str | None) -> dict[str, Any]:

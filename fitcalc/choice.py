@@ -24,6 +24,7 @@ from fitcalc.verdict import Case
 LEAST_USEFUL_CONTEXT_TOKENS = 512
 """A shorter context is not offered as a way to make a model judge."""
 _CARD_COUNTS = (2, 4, 8)
+_USUAL_BITS = 4
 _MOST_ALTERNATIVES = 5
 
 
@@ -63,14 +64,39 @@ def survey(request: Request) -> tuple[Looked, ...]:
 
 
 def choose(looked: tuple[Looked, ...]) -> Looked | None:
-    """The highest quality that fits, from 3 bits up; else tight; else fewer bits; else the smallest usual one."""
+    """The highest quality that fits, from 3 bits up; else tight; else fewer bits; else one to start changing from."""
     usual = [entry for entry in looked if entry.case.scheme.bits >= LEAST_BITS]
     for verdict in ("fits", "tight"):
         for group in (usual, looked):
             hit = next((entry for entry in group if entry.verdict == verdict), None)
             if hit is not None:
                 return hit
-    return min(usual or looked, key=lambda entry: entry.row.total_bytes, default=None)
+    return _nearest(usual) or min(usual or looked, key=lambda entry: entry.row.total_bytes, default=None)
+
+
+def _nearest(usual: list[Looked]) -> Looked | None:
+    """Where only the context is too long: the best 4-bit plan that has a useful one, else the smallest that has."""
+    useful = [entry for entry in usual if (entry.row.max_context_tokens or 0) >= LEAST_USEFUL_CONTEXT_TOKENS]
+    four = next((entry for entry in useful if entry.case.scheme.bits <= _USUAL_BITS), None)
+    return four or (useful[-1] if useful else None)
+
+
+def with_offload(request: Request, case: Case) -> Case | None:
+    """The plan with what does not fit on the cards in RAM; None where the engine cannot do that or it does not help."""
+    options = getattr(case.engine, "OFFLOAD_OPTIONS", None)
+    if options is None or not request.machine.gpus or options.keys() & request.options.keys():
+        return None
+    moved = case_for(replace(request, options={**request.options, **options}, engine=case.profile), case.scheme)
+    if isinstance(moved, str):
+        return None
+    found = judge.verdict_of(moved, request.context_tokens, request.concurrency)
+    return None if found == "does_not_fit" or not offload_words(moved, request) else moved
+
+
+def offload_words(case: Case, request: Request) -> str:
+    """'28 of 33 layers on the card, the rest in RAM'; '' where everything is on the cards."""
+    plan = case.engine.offloaded(case.prepared, request.context_tokens, request.concurrency)  # type: ignore[attr-defined]
+    return "" if plan is None else str(case.engine.offload_summary(plan))  # type: ignore[attr-defined]
 
 
 def plan_summary(case: Case) -> str:
@@ -139,7 +165,8 @@ def neighbours(request: Request, case: Case, looked: tuple[Looked, ...]) -> Iter
         yield from more_cards(request, nearest.case.scheme)
     fewer = (scheme for scheme in candidates(request) if scheme.bits < case.scheme.bits)
     smaller = next((entry for scheme in fewer if (entry := _seen(request, scheme, looked))), None)
-    if smaller is not None and smaller.verdict == "fits":
+    own_bytes = weights_bytes(request.model, case.scheme, gguf=runs_gguf(case.profile))
+    if smaller is not None and smaller.verdict == "fits" and smaller.row.weights_bytes < own_bytes:
         gain = f"{format_gib(smaller.row.weights_bytes, 1)} of weights"
         tokens, now = smaller.row.max_context_tokens or 0, judge.max_context_tokens(case, request.concurrency)
         if tokens > now:
@@ -184,6 +211,7 @@ def changes(request: Request, case: Case) -> Iterator[Alternative]:
         return
     yield from less_context(request, case)
     yield from smaller_cache(request, case)
+    yield from rest_in_ram(request, case)
     yield from other_quant(request, case)
     if request.machine.gpus:
         yield from more_cards(request, case.scheme)
@@ -218,6 +246,15 @@ def smaller_cache(request: Request, case: Case) -> Iterator[Alternative]:
         if not isinstance(other, str) and _fits(request, other):
             yield alternative(request, other, (f"KV cache in {name}",))
             return
+
+
+def rest_in_ram(request: Request, case: Case) -> Iterator[Alternative]:
+    """The same plan with a part of it in RAM, where RAM was not given (a machine with known RAM is judged with it)."""
+    moved = with_offload(request, case) if request.machine.ram_bytes is None else None
+    if moved is not None:
+        host = moved.ledgers(request.context_tokens, request.concurrency)[-1]
+        need = format_gib(ledger.high_bytes(host.terms), 1)
+        yield alternative(request, moved, (f"{offload_words(moved, request)}: takes {need} of RAM (give --ram)",))
 
 
 def other_quant(request: Request, case: Case) -> Iterator[Alternative]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from fitcalc import catalog, engines, verdict
 from fitcalc.errors import RequestError, UnknownNameError, UnsupportedModelError
+from fitcalc.machine import machine_label
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Machine
 from fitcalc.spec.model import ModelSpec
@@ -19,6 +20,8 @@ from fitcalc.spec.quant import Scheme
 from fitcalc.spec.workload import Workload
 
 SERVING_SEGMENTS = ("datacenter", "workstation")
+AT_LOAD = "bitsandbytes"
+"""The method that quantizes any 16-bit checkpoint while loading it, so that no quantized repository is needed."""
 LEAST_BITS = 3
 """Below this a quantization is chosen only when nothing else fits."""
 
@@ -127,15 +130,20 @@ def required_case(request: Request, scheme: Scheme) -> verdict.Case:
     found = case_for(request, scheme)
     if not isinstance(found, str):
         return found
+    runs = [other.id for other in candidates(request) if not isinstance(case_for(request, other), str)]
+    if not runs:
+        raise nothing_runs(request)
+    raise RequestError(found, hint=f"what runs there: --quant {', '.join(runs[:6])}")
+
+
+def nothing_runs(request: Request) -> UnsupportedModelError:
+    """No engine that is modelled runs the model on the machine at all: not an answer, and not the user's mistake."""
+    names = machine_label(request.machine)
     if any(card.kind == "accelerator" for card in request.machine.gpus):
-        hint = "TPU, Gaudi, Trainium and the like have a profile but no modelled engine yet"
-        raise UnsupportedModelError(found, hint=hint)
-    raise RequestError(found, hint=_usable_hint(request))
-
-
-def _usable_hint(request: Request) -> str:
-    runs = [scheme.id for scheme in candidates(request) if not isinstance(case_for(request, scheme), str)]
-    return f"what runs there: --quant {', '.join(runs[:6])}" if runs else "see fitcalc engines for what each one runs"
+        hint = "TPU, Gaudi, Trainium and the like have a profile, but no engine for them is modelled yet"
+    else:
+        hint = "fitcalc engines lists what each engine runs on"
+    return UnsupportedModelError(f"no engine modelled here runs {request.model.name} on {names}", hint=hint)
 
 
 def runs_gguf(engine: EngineProfile) -> bool:
@@ -159,28 +167,50 @@ def candidates(request: Request) -> tuple[Scheme, ...]:
     """Quantizations to choose from without --quant, best quality first; those kept for explicit requests left out.
 
     One 16-bit entry (the model's own type), the checkpoint's own scheme, and those of the engine that the machine is
-    for: safetensors formats on serving GPUs, GGUF elsewhere. Below 3 bits both kinds are GGUF.
+    for: safetensors formats on serving GPUs, GGUF elsewhere, what quantizes at load for encoders. Below 4 bits serving
+    GPUs get GGUF too.
     """
-    model, machine = request.model, request.machine
-    native = native_scheme_id(model)
-    serving = serves_safetensors(machine) and (request.engine is None or request.engine.splits_tensors)
-    wanted: tuple[str, ...] = ("linear",) if serving or model.kind != "decoder" else ("gguf",)
-    if request.engine is not None:
-        wanted = tuple(kind for kind in request.engine.quant_kinds if kind != "float")
-    schemes = [catalog.load_scheme(name) for name in catalog.ids("quants")]
-    sixteen = _half_type(model, machine)
+    model = request.model
+    native, sixteen = native_scheme_id(model), _half_type(model, request.machine)
+    wanted = _wanted_kinds(request)
+    below = "gguf" if "linear" in wanted and request.engine is None and model.kind == "decoder" else ""
     chosen = [
         scheme
-        for scheme in schemes
+        for scheme in map(catalog.load_scheme, catalog.ids("quants"))
         if scheme.id in (sixteen, native)
-        or (scheme.kind in wanted and _usual(scheme))
-        or (serving and request.engine is None and scheme.kind == "gguf" and scheme.bits < 4 and _usual(scheme))
+        or (scheme.kind in wanted and (_usual(scheme) or _is_twin(scheme, native)) and model.kind == "decoder")
+        or (model.kind != "decoder" and scheme.method == AT_LOAD)
+        or (scheme.kind == below and scheme.bits < 4 and _usual(scheme))
     ]
     if model.quant:
-        # A checkpoint that comes quantized is not widened again: its own scheme is the best there is.
-        own = catalog.load_scheme(native)
-        chosen = [s for s in chosen if s.id == native or s.kind == "gguf" or s.bits < own.bits]
-    return tuple(sorted(chosen, key=lambda scheme: (scheme.id != native, *preference(scheme))))
+        chosen = _not_widened(chosen, native)
+    first = {native, *(scheme.id for scheme in chosen if _is_twin(scheme, native))}
+    return tuple(sorted(chosen, key=lambda scheme: (scheme.id not in first, *preference(scheme))))
+
+
+def _wanted_kinds(request: Request) -> tuple[str, ...]:
+    if request.engine is not None:
+        return tuple(kind for kind in request.engine.quant_kinds if kind != "float")
+    return ("linear",) if serves_safetensors(request.machine) else ("gguf",)
+
+
+def _not_widened(schemes: list[Scheme], native: str) -> list[Scheme]:
+    """A checkpoint that comes quantized gains nothing from more bits than it has."""
+    own = catalog.load_scheme(native)
+    twins = [scheme for scheme in schemes if _is_twin(scheme, native)]
+    return [
+        scheme
+        for scheme in schemes
+        if scheme.id == native
+        or scheme in twins
+        or scheme.bits < own.bits
+        or (scheme.kind == "gguf" and (not twins or scheme.bits <= twins[0].bits))
+    ]
+
+
+def _is_twin(scheme: Scheme, native: str) -> bool:
+    """The GGUF file type that keeps a checkpoint's own format (mxfp4_moe for mxfp4)."""
+    return scheme.kind == "gguf" and scheme.id.startswith(f"{native}_")
 
 
 def preference(scheme: Scheme) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import Any
 from fitcalc.catalog.files import read_toml, stems
 from fitcalc.catalog.finding import KINDS, key_of, names_of
 from fitcalc.catalog.forms import device_of, form_of
-from fitcalc.catalog.validation import SCHEMA_NAMES, schema
+from fitcalc.catalog.validation import SCHEMA_NAMES, report_schema, schema
 from fitcalc.errors import ProfileError
 
 _SHARED_NAMES = (("models", "pipelines"), ("gpus", "cpus"), ("quants",), ("engines",))
@@ -82,4 +82,5 @@ def texts(folder: str) -> dict[str, str]:
     files = {"index.json": json.dumps(build_index(folder), ensure_ascii=False, separators=(",", ":"), indent=0) + "\n"}
     for kind, name in SCHEMA_NAMES.items():
         files[f"schema/{name}.json"] = json.dumps(schema(kind), indent=2, ensure_ascii=False) + "\n"
+    files["schema/report.json"] = json.dumps(report_schema(), indent=2, ensure_ascii=False) + "\n"
     return files

@@ -76,6 +76,20 @@ def schema(kind: str) -> dict[str, Any]:
     }
 
 
+def report_schema() -> dict[str, Any]:
+    """The JSON Schema of what `--json` prints; unknown fields are allowed, because later versions may add some."""
+    from pydantic import TypeAdapter
+
+    from fitcalc.spec.report import SCHEMA_VERSION, FitReport
+
+    described: dict[str, Any] = TypeAdapter(FitReport).json_schema(mode="serialization")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **described,
+        "title": f"fitcalc report, schema_version {SCHEMA_VERSION}",
+    }
+
+
 def _told(kind: str, problem: Any) -> tuple[str, str]:
     """What is wrong and what to try, from one of pydantic's errors."""
     place = ".".join(str(part) for part in problem["loc"])

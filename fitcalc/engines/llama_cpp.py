@@ -30,6 +30,7 @@ from fitcalc.spec.quant import Scheme
 from fitcalc.spec.workload import Workload
 
 __all__ = [
+    "OFFLOAD_OPTIONS",
     "Prepared",
     "command",
     "kv_cache_bytes",
@@ -41,6 +42,10 @@ __all__ = [
     "prepare",
     "refusal",
 ]
+
+
+OFFLOAD_OPTIONS = {"n_gpu_layers": "fit"}
+"""Options of a plan that moves what does not fit on the cards to RAM."""
 
 
 def refusal(

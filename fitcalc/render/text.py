@@ -74,7 +74,7 @@ def _room(report: FitReport) -> str:
     if report.verdict == "does_not_fit":
         return f", {room} too much for {tight.name}"
     more = f"; the high end of the estimate is {format_gib(max(tight.high_bytes - (tight.usable_bytes or 0), 0))} over"
-    each = " on each" if len([d for d in report.devices if d.decisive]) > 1 else ""
+    each = " on each" if len([d for d in report.devices if d.id != "host"]) > 1 else ""
     return f", {room} to spare{each}" + (more if report.verdict == "tight" else "")
 
 
@@ -107,13 +107,19 @@ def _device_lines(group: list[DeviceReport], report: FitReport, style: Style) ->
     capacity = "size not given" if usable is None else f"{usable / GIB:,.1f} GiB usable"
     if device.capacity_bytes and usable and device.capacity_bytes - usable > GIB // 20:
         capacity += f" of {device.capacity_bytes / GIB:,.1f}"
-    yield "  " + style.paint(name, "bold") + "  " + style.paint(capacity, "dim")
-    if usable and device.decisive:
+    *first, last = textwrap.wrap(name, style.width - 4)
+    yield from ("  " + style.paint(line, "bold") for line in first)
+    if len(last) + len(capacity) + 4 > style.width:
+        yield "  " + style.paint(last, "bold")
+        yield "  " + style.paint(capacity, "dim")
+    else:
+        yield "  " + style.paint(last, "bold") + "  " + style.paint(capacity, "dim")
+    if usable and device.decisive and not (device.id == "host" and device.high_bytes * 20 < usable):
         yield "  " + _bar(device, style)
     terms = [term for term in device.terms if term.bytes or term.high_bytes]
     width = max((len(_term_name(term)) for term in terms), default=0)
     for term in terms:
-        yield _term_line(term, width, style, term.note or _about(term.name, report))
+        yield _term_line(term, width, style, _about_term(term, report))
     yield "  " + f"{'total':<{width}}  {format_gib(device.total_bytes):>11}  {_spread_of_total(device)}".rstrip()
 
 
@@ -129,15 +135,24 @@ def _term_line(term: Term, width: int, style: Style, about: str) -> str:
     return head + style.paint(textwrap.shorten(about, room, placeholder=" …"), "dim")
 
 
+def _about_term(term: Term, report: FitReport) -> str:
+    if term.name == "kv_cache":
+        return _about(term.name, report) or term.note
+    return term.note or _about(term.name, report)
+
+
 def _about(name: str, report: FitReport) -> str:
     """What a term is, in a few words and the numbers that make it."""
     if name == "weights" and report.model["params_total"]:
         bits = report.weights_bytes * 8 / report.model["params_total"]
         return f"{format_params(report.model['params_total'])} parameters, {bits:.2f} bit each"
-    if name == "kv_cache" and report.kv_cache.bytes_per_token:
-        asked = report.inputs
-        per_token = f"{report.kv_cache.bytes_per_token / KIB:,.4g} KiB per token"
-        return f"{per_token} × {asked['context_tokens']:,} × {asked['concurrency']}"
+    cache, asked = report.kv_cache, report.inputs
+    if name == "kv_cache" and cache.bytes_per_token:
+        plain = cache.bytes_per_token * asked["context_tokens"] * asked["concurrency"]
+        per_token = f"{cache.bytes_per_token / KIB:,.4g} KiB per "
+        if abs(cache.bytes - plain) * 50 < plain:
+            return f"{per_token}token × {asked['context_tokens']:,} × {asked['concurrency']}"
+        return f"{per_token}further token"
     return _ABOUT.get(name, "")
 
 
@@ -219,17 +234,21 @@ def _labelled(label: str, text: str, style: Style, *, looks: tuple[str, ...] = (
 def _choice_lines(report: FitReport, style: Style) -> Iterator[str]:
     if len(report.choices) < 2:
         return
-    yield "  " + style.paint(f"{'quantization':<14} {'weights':>10} {'total':>10} {'largest context':>16}", "dim")
+    several = len([device for device in report.devices if device.id != "host"]) > 1
+    total = "per card" if several else "total"
+    yield "  " + style.paint(f"{'quantization':<14} {'weights':>10} {total:>10} {'largest context':>16}", "dim")
     for row in report.choices:
-        yield _choice_line(row, row.quant == report.inputs["quant"], style)
+        yield _choice_line(row, report, style)
 
 
-def _choice_line(row: QuantChoice, chosen: bool, style: Style) -> str:
+def _choice_line(row: QuantChoice, report: FitReport, style: Style) -> str:
+    chosen = row.quant == report.inputs["quant"]
+    engine = "" if row.engine == report.inputs["engine"] else f" ({row.engine})"
     word, color = _VERDICTS[row.verdict]
     context = f"{row.max_context_tokens:,}" if row.max_context_tokens else "–"
     mark = "→" if chosen else " "
     figures = f"{row.quant:<14} {row.weights_bytes / GIB:>6,.1f} GiB {row.total_bytes / GIB:>6,.1f} GiB {context:>16}"
-    return f"{mark} {figures}  {style.paint(word.lower(), color)}"
+    return f"{mark} {figures}  {style.paint(word.lower(), color)}{engine}"
 
 
 def _recommendation_lines(report: FitReport, style: Style) -> Iterator[str]:
@@ -243,7 +262,7 @@ def _recommendation_lines(report: FitReport, style: Style) -> Iterator[str]:
     for index, reason in enumerate(found.reasons):
         yield from _labelled("because" if index == 0 else "", reason, style)
     for index, other in enumerate(found.alternatives):
-        word = "" if other.verdict == "fits" else f" ({_VERDICTS[other.verdict][0].lower()})"
+        word = f" ({_VERDICTS[other.verdict][0].lower()})" if other.verdict in ("tight", "does_not_fit") else ""
         lead = ("or" if report.verdict in ("fits", "tight") else "instead") if index == 0 else ""
         yield from _labelled(lead, other.summary + word, style)
     if report.verdict == "does_not_fit" and not found.alternatives:
