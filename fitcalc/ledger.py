@@ -6,8 +6,9 @@ A ledger is a tuple of terms; totals are sums of terms and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from fitcalc.frozen import dataclass
 
 Basis = Literal["exact", "derived", "estimated", "unknown"]
 """exact: the bytes follow from shapes; derived: from an engine's source or rule; estimated: fitted to

@@ -14,8 +14,8 @@ import pytest
 
 from fitcalc.architectures import from_config
 from fitcalc.catalog import ids, load_model, resolve
+from fitcalc.catalog.building import config_of
 from fitcalc.catalog.files import read_toml
-from fitcalc.catalog.forms import config_of, form_of
 from fitcalc.spec.model import ModelSpec, Tensor
 
 torch = pytest.importorskip("torch")
@@ -118,7 +118,7 @@ def catalogue() -> dict[str, list[str]]:
 
 
 def config_of_model(model: str) -> Config:
-    return dict(config_of(form_of("models", read_toml(resolve("models", model).path))))
+    return dict(config_of(read_toml(resolve("models", model).path)))
 
 
 def parameters(config: Config) -> dict[str, tuple[int, ...]]:

@@ -12,12 +12,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "fitcalc"
 
-BASE = {"errors", "units", "ledger"}
+BASE = {"errors", "units", "frozen", "ledger"}
 FACTS = {"architectures", "quantization", "catalog", "readers"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": {"errors"},
-    "ledger": set(),
+    "frozen": set(),
+    "ledger": {"frozen"},
     "spec": BASE | {"spec"},
     "formulas": {"units", "formulas"},
     "architectures": BASE | {"spec", "architectures"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from fitcalc.architectures import blocks
 from fitcalc.architectures.config import Config, layer_count, size
@@ -17,6 +16,7 @@ from fitcalc.architectures.encoder_blocks import (
     with_defaults,
 )
 from fitcalc.errors import UnsupportedModelError
+from fitcalc.frozen import dataclass
 from fitcalc.spec.model import ModelSpec, Tensor
 
 

@@ -6,7 +6,7 @@ picks the tokens to attend to and keeps one more key per token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from fitcalc.architectures import blocks
 from fitcalc.architectures.blocks import Layers
@@ -33,6 +33,7 @@ from fitcalc.architectures.moe_blocks import (
     shared_expert,
     without,
 )
+from fitcalc.frozen import dataclass
 from fitcalc.spec.model import CacheLayer, ModelSpec, Tensor
 
 MLP = f"{LAYER}.mlp"

@@ -7,7 +7,7 @@ Source: Yang, Kautz and Hatamizadeh 2024 (gated delta networks).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from fitcalc.architectures import blocks
@@ -28,6 +28,7 @@ from fitcalc.architectures.moe_blocks import (
 )
 from fitcalc.architectures.ssm_blocks import convolution, recurrent_cache, sharded, state_dtype_of
 from fitcalc.errors import ModelFileError
+from fitcalc.frozen import dataclass
 from fitcalc.spec.model import CacheLayer, ModelSpec, Tensor
 
 _BLOCK, _MTP_BLOCK = "model.layers.{layer}", "mtp.layers.{layer}"

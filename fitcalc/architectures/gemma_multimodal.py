@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from fitcalc.architectures import blocks
 from fitcalc.architectures.config import Config, flag, layer_count, mapping, size
@@ -18,6 +17,7 @@ from fitcalc.architectures.encoder_blocks import (
 from fitcalc.architectures.mobilenet import mobilenet_v5
 from fitcalc.architectures.multimodal import NESTED, compose, text_part
 from fitcalc.errors import ModelFileError
+from fitcalc.frozen import dataclass
 from fitcalc.spec.model import ModelSpec, Part, Tensor
 
 _NAMED = {"mobilenetv5_300m_enc": mobilenet_v5}

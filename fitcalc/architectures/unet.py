@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from fitcalc.architectures.component import component, conv, dense, embedder, norm, resnet
 from fitcalc.architectures.config import Config, flag, size
 from fitcalc.architectures.encoder_blocks import few, listed_names, sizes_of
 from fitcalc.errors import ModelFileError
+from fitcalc.frozen import dataclass
 from fitcalc.spec.model import ModelSpec, Tensor
 
 _NEEDED = ("block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "cross_attention_dim")

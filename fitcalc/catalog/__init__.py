@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from fitcalc.catalog import forms
+from fitcalc.catalog import building
 from fitcalc.catalog.files import packaged_folder, read_toml, use_folders, user_folders
 from fitcalc.catalog.finding import KINDS, Found, ids, read_index, resolve
 from fitcalc.catalog.names import canonical
@@ -21,9 +21,11 @@ from fitcalc.errors import ProfileError, UnitError, UnknownNameError
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Device
 from fitcalc.spec.model import ModelSpec
-from fitcalc.spec.pipeline import Pipeline
 from fitcalc.spec.quant import GgmlTable, Scheme
 from fitcalc.units import GIB, MIB, parse_size
+
+if TYPE_CHECKING:
+    from fitcalc.spec.pipeline import Pipeline
 
 __all__ = [
     "KINDS",
@@ -45,8 +47,7 @@ __all__ = [
     "use_folders",
 ]
 
-_BARE_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt])(i?)b\s*", re.IGNORECASE)
-_Spec = TypeVar("_Spec")
+_BARE_SIZE = r"\s*(\d+(?:\.\d+)?)\s*([kmgt])(i?)b\s*"
 
 
 def load_model(name: str) -> ModelSpec:
@@ -55,43 +56,43 @@ def load_model(name: str) -> ModelSpec:
     A repository that is known by its shapes only keeps its own name in `hf_repo`. Raises UnknownNameError,
     ProfileError, or what `architectures.from_config` raises.
     """
-    found = resolve("models", name)
-    spec = _built(found, lambda content: _model(forms.form_of("models", content), found))
+    spec: ModelSpec = _built(resolve("models", name))
     if "/" in name and not name.lower().endswith(".toml") and canonical(name) != canonical(spec.hf_repo):
         return replace(spec, hf_repo=name.strip(), quantized_repos=())
     return spec
 
 
-def _model(form: forms.ModelForm, found: Found) -> ModelSpec:
+def _model(content: dict[str, Any], found: Found) -> ModelSpec:
     from fitcalc.architectures import from_config
 
-    named = {"architectures": [form.model_class]} if form.model_class else {}
-    spec = from_config(named | forms.config_of(form))
-    notes = [*([found.note] if found.note else []), *form.notes, *spec.notes]
-    if form.params is not None and spec.params_total != form.params and not spec.unknowns:
-        notes.append(f"the tensors count {spec.params_total:,} parameters, the profile says {form.params:,}")
+    named = {"architectures": [content["model_class"]]} if content.get("model_class") else {}
+    spec = from_config(named | building.config_of(content))
+    notes = [*([found.note] if found.note else []), *content.get("notes", ()), *spec.notes]
+    params = content.get("params")
+    if params is not None and spec.params_total != params and not spec.unknowns:
+        notes.append(f"the tensors count {spec.params_total:,} parameters, the profile says {params:,}")
+    published = content.get("params_published") or spec.published_params
     return replace(
         spec,
         id=found.id,
-        name=form.name,
-        family=form.family or spec.family,
-        hf_repo=form.hf_repo,
-        quantized_repos=tuple(form.quantized_repos.items()),
-        license=form.license,
-        source=form.source,
-        stores_tied_head=form.stores_tied_head or spec.stores_tied_head,
-        published_params=form.params_published or spec.published_params or (None if spec.tensors else form.params),
+        name=content["name"],
+        family=content.get("family") or spec.family,
+        hf_repo=content.get("hf_repo", ""),
+        quantized_repos=tuple(content.get("quantized_repos", {}).items()),
+        license=content.get("license", ""),
+        source=content.get("source", ""),
+        stores_tied_head=content.get("stores_tied_head", False) or spec.stores_tied_head,
+        published_params=published or (None if spec.tensors else params),
         notes=tuple(notes),
     )
 
 
 def load_device(name: str) -> Device:
     """The device of an id, an alias, or a bare size of memory ('24GB'); its first note is about the name, if any."""
-    if _BARE_SIZE.fullmatch(name):
+    if re.fullmatch(_BARE_SIZE, name, re.IGNORECASE):
         return device_from_size(name)
-    found = resolve("device", name)
-    device = _built(found, lambda content: forms.device_of(forms.form_of(found.kind, content), found.id))
-    return replace(device, notes=(found.note, *device.notes)) if found.note else device
+    device: Device = _built(resolve("device", name))
+    return device
 
 
 def load_scheme(name: str) -> Scheme:
@@ -99,22 +100,25 @@ def load_scheme(name: str) -> Scheme:
     from fitcalc.spec.quant import split_group, with_group
 
     try:
-        return _scheme(resolve("quants", name))
+        found = resolve("quants", name)
     except UnknownNameError:
         base, group = split_group(name.strip().lower())
         if not group:
             raise
-    return with_group(_scheme(resolve("quants", base)), group)
+        return with_group(_built(resolve("quants", base)), group)
+    scheme: Scheme = _built(found)
+    return scheme
 
 
-def _scheme(found: Found) -> Scheme:
+def _device(content: dict[str, Any], found: Found) -> Device:
+    device = building.device_of(content, found.id)
+    return replace(device, notes=(found.note, *device.notes)) if found.note else device
+
+
+def _scheme(content: dict[str, Any], found: Found) -> Scheme:
     from fitcalc.spec.quant import scheme_from_form
 
-    def build(content: dict[str, Any]) -> Scheme:
-        table = load_ggml() if content["kind"] in ("gguf", "float") else None
-        return scheme_from_form(content, found.id, table)
-
-    return _built(found, build)
+    return scheme_from_form(content, found.id, load_ggml() if content["kind"] in ("gguf", "float") else None)
 
 
 @lru_cache(maxsize=1)
@@ -127,25 +131,45 @@ def load_ggml() -> GgmlTable:
 
 def load_engine(name: str) -> EngineProfile:
     """The engine of an id or alias."""
-    found = resolve("engines", name)
-    return _built(found, lambda content: forms.engine_of(forms.form_of("engines", content), found.id))
+    engine: EngineProfile = _built(resolve("engines", name))
+    return engine
 
 
 def load_pipeline(name: str) -> Pipeline:
     """The pipeline (models that run together) of an id or alias."""
-    found = resolve("pipelines", name)
-    return _built(found, lambda content: forms.pipeline_of(forms.form_of("pipelines", content), found.id))
+    pipeline: Pipeline = _built(resolve("pipelines", name))
+    return pipeline
 
 
-def _built(found: Found, build: Callable[[dict[str, Any]], _Spec]) -> _Spec:
-    """The spec of a file's content, which is validated first unless the file is one of fitcalc's own."""
+_BUILD: dict[str, Callable[[dict[str, Any], Found], Any]] = {
+    "models": _model,
+    "pipelines": lambda content, found: building.pipeline_of(content, found.id),
+    "gpus": _device,
+    "cpus": _device,
+    "quants": _scheme,
+    "engines": lambda content, found: building.engine_of(content, found.id),
+}
+
+
+def _built(found: Found) -> Any:
+    """The spec of a file: one of fitcalc's own is built once, a user's is read anew and validated first."""
+    if os.path.dirname(os.path.dirname(found.path)) == packaged_folder():
+        return _built_once(found)
+    from fitcalc.catalog.validation import hold_to_form
+
     content = read_toml(found.path)
-    if os.path.dirname(os.path.dirname(found.path)) != packaged_folder():
-        from fitcalc.catalog.validation import hold_to_form
+    hold_to_form(found.kind, content, found.path)
+    return _spec_of(content, found)
 
-        hold_to_form(found.kind, content, found.path)
+
+@lru_cache(maxsize=512)
+def _built_once(found: Found) -> Any:
+    return _spec_of(read_toml(found.path), found)
+
+
+def _spec_of(content: dict[str, Any], found: Found) -> Any:
     try:
-        return build(content)
+        return _BUILD[found.kind](content, found)
     except ProfileError as error:
         raise ProfileError(f"{found.path}: {error}", hint=error.hint) from error
 
@@ -155,7 +179,7 @@ def device_from_size(text: str) -> Device:
 
     What no process gets comes off, the most that is seen on cards of that size.
     """
-    match = _BARE_SIZE.fullmatch(text)
+    match = re.fullmatch(_BARE_SIZE, text, re.IGNORECASE)
     if match is None:
         raise UnitError(f"{text!r} is not a size of memory", hint="write it like 24GB or 24564MiB")
     number, prefix, binary = match[1], match[2].upper(), match[3].lower()

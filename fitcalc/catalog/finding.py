@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
 from fitcalc.catalog.files import packaged_folder, read_toml, stems, user_folders
 from fitcalc.catalog.names import canonical, canonical_device, closest, is_stem
 from fitcalc.errors import FitcalcError, ProfileError, UnknownNameError
+from fitcalc.frozen import dataclass
 
 KINDS = ("models", "pipelines", "gpus", "cpus", "quants", "engines")
 _GROUPS = {

@@ -1,8 +1,7 @@
-"""The forms in which profile files are written, and one function per form that turns it into its spec.
+"""The forms in which profile files are written: what pydantic holds users' files to, and the JSON Schemas come from.
 
-Sizes and rates are strings with a unit. Packaged files (held to these forms by the tests) are built directly; user
-files go through pydantic first. The published JSON Schemas are generated from these classes. A form lives for one call,
-so its classes have neither comparison nor repr: building those would cost every start a few milliseconds.
+Sizes and rates are strings with a unit. Packaged files are held to these forms by the tests, so that a plain run needs
+none of these classes; catalog.building makes specs of what the files hold.
 """
 
 from __future__ import annotations
@@ -10,12 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from fitcalc.errors import FitcalcError, ProfileError
-from fitcalc.spec.engine import EngineProfile
-from fitcalc.spec.hardware import Device, DeviceKind
-from fitcalc.spec.pipeline import Component, Pipeline
-from fitcalc.spec.quant import QuantForm
-from fitcalc.units import parse_rate, parse_size
+from fitcalc.spec.hardware import DeviceKind
+from fitcalc.spec.quant import SchemeKind
 
 STRICT: dict[str, Any] = {"extra": "forbid", "strict": True, "use_attribute_docstrings": True}
 """What pydantic holds a form to: no unknown keys, no conversion of types."""
@@ -170,6 +165,86 @@ class PipelineForm:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(eq=False, repr=False)
+class FormatForm:
+    """A [weight], [loaded] or [beside.<id>] table: the fields of Format, which is named after its scheme."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    block_elems: int
+    block_bytes: int
+    group_elems: int = 0
+    group_bits: int = 0
+    row_bytes: int = 0
+    column_bytes: int = 0
+    tile_rows: int = 0
+    tile_cols: int = 0
+    tile_bytes: int = 0
+    tensor_bytes: int = 0
+    flat: bool = False
+
+
+@dataclass(eq=False, repr=False)
+class QuantForm:
+    """The file form of profiles/quants/<id>.toml: [weight], or `type` for a GGUF recipe."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    name: str
+    kind: SchemeKind
+    bits: int
+    quality_rank: int
+    source: str
+    engines: tuple[str, ...]
+    weight: FormatForm | None = None
+    type: str = ""
+    """ggml type that the recipe gives to tensors without a rule of their own."""
+    loaded: FormatForm | None = None
+    beside: dict[str, FormatForm] = field(default_factory=dict)
+    method: str = ""
+    recipe: str = ""
+    head_type: str = ""
+    kept_roles: tuple[str, ...] = ()
+    kept_parts: tuple[str, ...] = ()
+    only_roles: tuple[str, ...] = ()
+    also_roles: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    """Module patterns that every exporter leaves in the model's own type."""
+    family_ignored: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """model_type -> module patterns that the makers' own exports leave alone, where that is known."""
+    min_compute_capability: str = ""
+    native_compute_capability: str = ""
+    needs_imatrix: bool = False
+    variant: bool = False
+    aliases: tuple[str, ...] = ()
+    ambiguous: dict[str, str] = field(default_factory=dict)
+    """Short names that could mean something else: name -> what to tell the user."""
+
+
+@dataclass(eq=False, repr=False)
+class GgufArchitectureForm:
+    """One [architectures.<name>] table: the model_types that become this architecture, and its traits."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    model_types: tuple[str, ...]
+    output_copy: bool = False
+    splits_qkv: bool = False
+    keeps_mtp: bool = False
+    layerwise_kv_heads: bool = False
+    checked: bool = False
+
+
+@dataclass(eq=False, repr=False)
+class GgmlForm:
+    """The file form of profiles/ggml.toml."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    source: str
+    token_bytes: tuple[tuple[int, int], ...]
+    """(vocabulary up to, bytes of header per token), smallest first."""
+    types: dict[str, tuple[int, int, int]]
+    """Type name -> number in a GGUF header, elements per block, bytes per block."""
+    architectures: dict[str, GgufArchitectureForm]
+
+
 FORMS: dict[str, type[Any]] = {
     "models": ModelForm,
     "pipelines": PipelineForm,
@@ -178,101 +253,3 @@ FORMS: dict[str, type[Any]] = {
     "quants": QuantForm,
     "engines": EngineForm,
 }
-
-
-def form_of(kind: str, content: dict[str, Any]) -> Any:
-    """The form of a file that is known to be right (packaged profiles), without pydantic."""
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-    if kind == "pipelines":
-        fields["components"] = tuple(ComponentForm(**part) for part in fields["components"])
-    return FORMS[kind](**fields)
-
-
-def device_of(form: DeviceForm, profile_id: str) -> Device:
-    """The Device of a profile; raises ProfileError with the field's name for a size or rate that cannot be read."""
-    return Device(
-        id=profile_id,
-        name=form.name,
-        vendor=form.vendor,
-        kind=form.kind,
-        segment=form.segment,
-        memory_bytes=_size(form, "memory"),
-        usable_bytes=_size(form, "usable"),
-        arch=form.arch,
-        compute_capability=form.compute_capability,
-        bandwidth_bytes_per_s=_rate(form, "bandwidth", "B"),
-        read_bandwidth_bytes_per_s=_rate(form, "read_bandwidth", "B"),
-        fp32_flop_per_s=_rate(form, "fp32", "FLOP"),
-        fp16_flop_per_s=_rate(form, "fp16", "FLOP"),
-        fp16_fast_flop_per_s=_rate(form, "fp16_fast", "FLOP"),
-        bf16_flop_per_s=_rate(form, "bf16", "FLOP"),
-        fp8_flop_per_s=_rate(form, "fp8", "FLOP"),
-        int8_op_per_s=_rate(form, "int8", "OP"),
-        fp4_flop_per_s=_rate(form, "fp4", "FLOP"),
-        nvlink_bytes_per_s=_rate(form, "nvlink", "B"),
-        pcie_bytes_per_s=_rate(form, "pcie", "B"),
-        cores=form.cores,
-        tdp_watt=form.tdp_watt,
-        list_price_usd=form.list_price_usd,
-        context_bytes=_size(form, "context"),
-        isa=form.isa,
-        usable_basis=form.usable_basis,
-        source=form.source,
-        notes=tuple(form.notes),
-    )
-
-
-def engine_of(form: EngineForm, profile_id: str) -> EngineProfile:
-    """The EngineProfile of a profile; constants that are sizes become bytes."""
-    fields = {key: value for key, value in vars(form).items() if key != "ambiguous"}
-    types = {name: (int(elems), int(size)) for name, (elems, size) in form.kv_types.items()}
-    constants = {name: _constant(name, value) for name, value in form.constants.items()}
-    return EngineProfile(id=profile_id, **{**fields, "kv_types": types, "constants": constants})
-
-
-def pipeline_of(form: PipelineForm, profile_id: str) -> Pipeline:
-    """The Pipeline of a profile."""
-    parts = tuple(Component(part.role, part.model, part.count, part.params) for part in form.components)
-    return Pipeline(profile_id, form.name, parts, form.source, tuple(form.notes))
-
-
-def config_of(form: ModelForm) -> dict[str, Any]:
-    """The config with its nulls put back."""
-    config = dict(form.config)
-    for path in form.null_keys:
-        *tables, key = path.split(".")
-        place = config
-        for name in tables:
-            inner = place.get(name)
-            if not isinstance(inner, dict):
-                raise ProfileError(f"null_keys: {path!r} leads to no table of config", hint="dots step into tables")
-            # Copied on the way, so that the form itself stays as read.
-            place[name] = dict(inner)
-            place = place[name]
-        place[key] = None
-    return config
-
-
-def _constant(name: str, value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _constant(f"{name}.{key}", inner) for key, inner in value.items()}
-    if isinstance(value, str) and value[:1].isdigit() and not value.endswith("/s"):
-        return _read(f"constants.{name}", value, parse_size)
-    return value
-
-
-def _read(name: str, text: Any, parse: Any) -> Any:
-    try:
-        return parse(text)
-    except FitcalcError as error:
-        raise ProfileError(f"{name}: {error}", hint=error.hint) from error
-
-
-def _size(form: DeviceForm, name: str) -> int | None:
-    text = getattr(form, name)
-    return None if text is None else _read(name, text, parse_size)
-
-
-def _rate(form: DeviceForm, name: str, unit: str) -> float | None:
-    text = getattr(form, name)
-    return None if text is None else _read(name, text, lambda value: parse_rate(value, unit))

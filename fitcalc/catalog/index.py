@@ -9,9 +9,9 @@ import json
 import os
 from typing import Any
 
+from fitcalc.catalog.building import device_of
 from fitcalc.catalog.files import read_toml, stems
 from fitcalc.catalog.finding import KINDS, key_of, names_of
-from fitcalc.catalog.forms import device_of, form_of
 from fitcalc.catalog.validation import SCHEMA_NAMES, report_schema, schema
 from fitcalc.errors import ProfileError
 
@@ -40,7 +40,7 @@ def build_index(folder: str) -> dict[str, Any]:
             kind, _, stem = place.partition("/")
             index[kind][key] = stem
     for stem, content in _profiles(folder, "gpus"):
-        device = device_of(form_of("gpus", content), stem)
+        device = device_of(content, stem)
         index["sizes"]["gpus"][stem] = [device.kind, device.segment, device.vendor, device.usable_bytes]
     for stem, content in _profiles(folder, "models"):
         counted = content.get("params") or content.get("params_published")

@@ -6,11 +6,11 @@ An engine module defines the functions of `Engine` below at module level. `conte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Protocol
 
 from fitcalc.errors import UnknownNameError
+from fitcalc.frozen import dataclass
 from fitcalc.ledger import Input, Term
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Machine

@@ -8,8 +8,8 @@ the buffers that llama.cpp reserves for models of each kind (dense gated, plain,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from fitcalc.frozen import dataclass
 from fitcalc.spec.model import CacheLayer, ModelSpec, Tensor
 
 TEXT_PARTS = ("text", "encoder", "other")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
 
 from fitcalc.engines.llama_cpp_graph import TEXT_PARTS, cache_widths
 from fitcalc.formulas import ggml
 from fitcalc.formulas.weights import matrix_bytes
+from fitcalc.frozen import dataclass
 from fitcalc.quantization.stored import Stored
 from fitcalc.spec.model import CacheLayer, ModelSpec
 from fitcalc.spec.quant import Format

@@ -5,12 +5,12 @@ Options carry llama.cpp's own names. What follows from the engine's version come
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from fitcalc.engines.base import kv_block
 from fitcalc.errors import RequestError
 from fitcalc.formulas import ggml
+from fitcalc.frozen import dataclass
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.workload import Workload

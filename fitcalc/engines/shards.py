@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from fitcalc.formulas import runtime, split
 from fitcalc.formulas.weights import matrix_bytes
+from fitcalc.frozen import dataclass
 from fitcalc.quantization.stored import Stored
 from fitcalc.spec.model import ModelSpec, Rope, Tensor
 from fitcalc.spec.quant import Format

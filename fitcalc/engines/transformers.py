@@ -6,7 +6,6 @@ Several GPUs share the layers (device_map); without a GPU everything lies in the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from fitcalc.engines.base import DeviceLedger, Pool, elem_bytes_of, kv_block, repository, spread
@@ -14,6 +13,7 @@ from fitcalc.engines.options import settled
 from fitcalc.engines.shards import Rank, layers_held, repeats_of
 from fitcalc.formulas import runtime, split, state
 from fitcalc.formulas.weights import matrix_bytes
+from fitcalc.frozen import dataclass
 from fitcalc.ledger import Input, Term, computed, fixed
 from fitcalc.quantization import assign
 from fitcalc.quantization.stored import Stored

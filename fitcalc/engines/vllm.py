@@ -8,7 +8,6 @@ pool to spare, and `reserve` is the share of the card that vLLM leaves untouched
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from fitcalc.engines import paged, shards, vllm_start
@@ -18,6 +17,7 @@ from fitcalc.engines.paged import CacheTypes, Layout
 from fitcalc.engines.shards import Rank, RankWeights
 from fitcalc.engines.vllm_start import batch_of, command, notes, refusal
 from fitcalc.formulas import runtime, split, state
+from fitcalc.frozen import dataclass
 from fitcalc.ledger import Term, computed, fixed, total_bytes
 from fitcalc.quantization import assign
 from fitcalc.quantization.stored import Stored

@@ -7,9 +7,9 @@ QKV matrix had rules of its own. Held against the quantizer's own dry run, tenso
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
+from fitcalc.frozen import dataclass
 from fitcalc.spec.quant import Format
 
 Category = Literal[

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from fitcalc.frozen import dataclass
 from fitcalc.spec.model import Tensor
 from fitcalc.spec.quant import is_harmless
 

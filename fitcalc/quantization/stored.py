@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from fitcalc.formulas.weights import matrix_bytes
+from fitcalc.frozen import dataclass
 from fitcalc.spec.model import Tensor
 from fitcalc.spec.quant import Format
 

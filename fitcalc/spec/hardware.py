@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from fitcalc.frozen import dataclass
 
 DeviceKind = Literal["gpu", "unified", "cpu", "accelerator"]
 """gpu: own memory; unified: shares the system's memory (Apple, GB10, Strix Halo, Jetson); cpu: host memory;

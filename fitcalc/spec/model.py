@@ -7,9 +7,9 @@ entries and every count is a short sum.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
+from fitcalc.frozen import dataclass
 from fitcalc.spec.quant import CheckpointQuant
 
 Split = Literal["columns", "rows", "vocab", "heads", "experts", "replicated"]

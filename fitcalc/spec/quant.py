@@ -1,16 +1,17 @@
 """Quantization nouns: a storage format, a scheme (which tensors get which format), a checkpoint's own scheme.
 
-Also the file forms of profiles/quants/*.toml and profiles/ggml.toml, and what a group size suffix means.
+Also what becomes of profiles/quants/*.toml and profiles/ggml.toml, and what a group size suffix means.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import field, replace
+from typing import Any, Literal
 
 from fitcalc.errors import ProfileError, RequestError
+from fitcalc.frozen import dataclass
 
 SchemeKind = Literal["float", "linear", "gguf", "mlx"]
 """float: every tensor in one type; linear: linears in one format, the rest 16 bit; gguf: llama.cpp's recipe;
@@ -156,92 +157,9 @@ class CheckpointQuant:
     source: str = ""
 
 
-_STRICT: dict[str, Any] = {"extra": "forbid", "strict": True, "use_attribute_docstrings": True}
-
-
-@dataclass(frozen=True)
-class FormatForm:
-    """A [weight], [loaded] or [beside.<id>] table: the fields of Format, which is named after its scheme."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    block_elems: int
-    block_bytes: int
-    group_elems: int = 0
-    group_bits: int = 0
-    row_bytes: int = 0
-    column_bytes: int = 0
-    tile_rows: int = 0
-    tile_cols: int = 0
-    tile_bytes: int = 0
-    tensor_bytes: int = 0
-    flat: bool = False
-
-
-@dataclass(frozen=True)
-class QuantForm:
-    """The file form of profiles/quants/<id>.toml: [weight], or `type` for a GGUF recipe."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    name: str
-    kind: SchemeKind
-    bits: int
-    quality_rank: int
-    source: str
-    engines: tuple[str, ...]
-    weight: FormatForm | None = None
-    type: str = ""
-    """ggml type that the recipe gives to tensors without a rule of their own."""
-    loaded: FormatForm | None = None
-    beside: dict[str, FormatForm] = field(default_factory=dict)
-    method: str = ""
-    recipe: str = ""
-    head_type: str = ""
-    kept_roles: tuple[str, ...] = ()
-    kept_parts: tuple[str, ...] = ()
-    only_roles: tuple[str, ...] = ()
-    also_roles: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-    """Module patterns that every exporter leaves in the model's own type."""
-    family_ignored: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """model_type -> module patterns that the makers' own exports leave alone, where that is known."""
-    min_compute_capability: str = ""
-    native_compute_capability: str = ""
-    needs_imatrix: bool = False
-    variant: bool = False
-    aliases: tuple[str, ...] = ()
-    ambiguous: dict[str, str] = field(default_factory=dict)
-    """Short names that could mean something else: name -> what to tell the user."""
-
-
-@dataclass(frozen=True)
-class GgufArchitectureForm:
-    """One [architectures.<name>] table: the model_types that become this architecture, and its traits."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    model_types: tuple[str, ...]
-    output_copy: bool = False
-    splits_qkv: bool = False
-    keeps_mtp: bool = False
-    layerwise_kv_heads: bool = False
-    checked: bool = False
-
-
-@dataclass(frozen=True)
-class GgmlForm:
-    """The file form of profiles/ggml.toml."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-    source: str
-    token_bytes: tuple[tuple[int, int], ...]
-    """(vocabulary up to, bytes of header per token), smallest first."""
-    types: dict[str, tuple[int, int, int]]
-    """Type name -> number in a GGUF header, elements per block, bytes per block."""
-    architectures: dict[str, GgufArchitectureForm]
-
-
 _TUPLES = ("engines", "kept_roles", "kept_parts", "only_roles", "also_roles", "ignored")
-_NOT_SHARED = ("weight", "type", "loaded", "beside", "aliases", "ambiguous", "family_ignored")
-_SHARED = tuple(entry.name for entry in fields(QuantForm) if entry.name not in _NOT_SHARED)
+_BUILT = ("weight", "type", "loaded", "beside", "aliases", "ambiguous", "family_ignored")
+"""Keys of a profile that are no field of Scheme, or become one in another shape."""
 
 
 def scheme_from_form(form: Mapping[str, Any], scheme_id: str, ggml: GgmlTable | None = None) -> Scheme:
@@ -258,7 +176,8 @@ def scheme_from_form(form: Mapping[str, Any], scheme_id: str, ggml: GgmlTable | 
         hint = "give a [weight] table, or type = one of the types in profiles/ggml.toml"
         raise ProfileError(f"quants/{scheme_id}.toml: no format of the weights", hint=hint)
     loaded = form.get("loaded")
-    values: dict[str, Any] = {key: tuple(form[key]) if key in _TUPLES else form[key] for key in _SHARED if key in form}
+    own = {key: value for key, value in form.items() if key not in _BUILT}
+    values: dict[str, Any] = {key: tuple(value) if key in _TUPLES else value for key, value in own.items()}
     return Scheme(
         id=scheme_id,
         weight=stored,
@@ -285,8 +204,8 @@ def ggml_from_form(form: Mapping[str, Any]) -> GgmlTable:
 
 _LONGEST_EXPRESSION = 400
 _MOST_REPEATS = 3
-_REPEATED_GROUP = re.compile(r"\)\s*[*+{]")
-_REPEAT = re.compile(r"(?<!\\)[*+{]")
+_REPEATED_GROUP = r"\)\s*[*+{]"
+_REPEAT = r"(?<!\\)[*+{]"
 
 
 def is_harmless(pattern: str) -> bool:
@@ -296,11 +215,11 @@ def is_harmless(pattern: str) -> bool:
     expression = pattern.removeprefix("re:")
     if expression == pattern and "*" not in pattern:
         return True
-    if len(expression) > _LONGEST_EXPRESSION or len(_REPEAT.findall(expression)) > _MOST_REPEATS:
+    if len(expression) > _LONGEST_EXPRESSION or len(re.findall(_REPEAT, expression)) > _MOST_REPEATS:
         return False
     if expression == pattern:
         return True
-    if _REPEATED_GROUP.search(expression):
+    if re.search(_REPEATED_GROUP, expression):
         return False
     try:
         re.compile(expression)
@@ -309,12 +228,9 @@ def is_harmless(pattern: str) -> bool:
     return True
 
 
-_GROUP_SUFFIX = re.compile(r"^(?P<base>.+?)-g(?P<group>\d+)$")
-
-
 def split_group(name: str) -> tuple[str, int]:
     """('gptq', 32) from 'gptq-g32'; ('gptq', 0) where no group size is given."""
-    match = _GROUP_SUFFIX.match(name)
+    match = re.fullmatch(r"(?P<base>.+?)-g(?P<group>\d+)", name)
     return (match["base"], int(match["group"])) if match else (name, 0)
 
 
