@@ -135,6 +135,14 @@ def test_smaller_models_shrink() -> None:
     assert catalog.load_model(names[0]).family == "llama"
 
 
+def test_rows_of_quantizations_say_what_their_schemes_say() -> None:
+    rows = catalog.quant_rows()
+    assert tuple(rows) == catalog.ids("quants")
+    for name, row in rows.items():
+        scheme = catalog.load_scheme(name)
+        assert row == tuple(getattr(scheme, field) for field in row._fields)
+
+
 @pytest.mark.parametrize("kind", catalog.KINDS)
 def test_summaries_have_one_row_per_profile(kind: str) -> None:
     rows = catalog.summaries(kind)

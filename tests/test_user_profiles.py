@@ -69,6 +69,19 @@ def test_own_names_and_aliases(tmp_path: Path) -> None:
     assert caught.value.suggestions[0] == "my-card"
 
 
+def test_own_quantizations_stand_among_the_rows(tmp_path: Path) -> None:
+    text = (
+        'name = "Mine"\nkind = "linear"\nbits = 5\nquality_rank = 7\nsource = "x"\nengines = ["vllm"]\nvariant = true\n'
+    )
+    _write(tmp_path, "quants", "mine", text + "[weight]\nblock_elems = 1\nblock_bytes = 1\n")
+    _write(tmp_path, "quants", "broken", "name = 1\n")
+    packaged = catalog.quant_rows()
+    catalog.use_folders([str(tmp_path)])
+    rows = catalog.quant_rows()
+    assert rows.keys() - packaged.keys() == {"mine"}
+    assert rows["mine"] == ("mine", "linear", 5, 7, True, False, "")
+
+
 def test_an_own_alias_that_hides_a_packaged_one_says_so(tmp_path: Path) -> None:
     _write(tmp_path, "gpus", "my-card", CARD.replace("big card", "a100"))
     catalog.use_folders([str(tmp_path)])

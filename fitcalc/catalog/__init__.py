@@ -17,6 +17,7 @@ from fitcalc.catalog import building
 from fitcalc.catalog.files import packaged_folder, read_toml, use_folders, user_folders
 from fitcalc.catalog.finding import KINDS, Found, ids, read_index, resolve
 from fitcalc.catalog.names import canonical
+from fitcalc.catalog.quants import QuantRow, quant_rows
 from fitcalc.errors import ProfileError, UnitError, UnknownNameError
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Device
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KINDS",
     "Found",
+    "QuantRow",
     "check",
     "device_from_size",
     "ids",
@@ -40,6 +42,7 @@ __all__ = [
     "load_model",
     "load_pipeline",
     "load_scheme",
+    "quant_rows",
     "resolve",
     "smaller_models",
     "summaries",

@@ -12,6 +12,7 @@ from typing import Any
 from fitcalc.catalog.building import device_of
 from fitcalc.catalog.files import read_toml, stems
 from fitcalc.catalog.finding import KINDS, key_of, names_of
+from fitcalc.catalog.quants import row_of
 from fitcalc.catalog.validation import SCHEMA_NAMES, report_schema, schema
 from fitcalc.errors import ProfileError
 
@@ -25,7 +26,7 @@ def build_index(folder: str) -> dict[str, Any]:
     Raises ProfileError when two profiles claim one name.
     """
     index: dict[str, Any] = {kind: {} for kind in KINDS}
-    index |= {"notes": {}, "sizes": {"gpus": {}, "models": {}}, "repositories": {"models": []}}
+    index |= {"notes": {}, "sizes": {"gpus": {}, "models": {}, "quants": {}}, "repositories": {"models": []}}
     for kinds in _SHARED_NAMES:
         contents = [(kind, stem, content) for kind in kinds for stem, content in _profiles(folder, kind)]
         owners: dict[str, str] = {}
@@ -42,6 +43,8 @@ def build_index(folder: str) -> dict[str, Any]:
     for stem, content in _profiles(folder, "gpus"):
         device = device_of(content, stem)
         index["sizes"]["gpus"][stem] = [device.kind, device.segment, device.vendor, device.usable_bytes]
+    for stem, content in _profiles(folder, "quants"):
+        index["sizes"]["quants"][stem] = row_of(content)
     for stem, content in _profiles(folder, "models"):
         counted = content.get("params") or content.get("params_published")
         if repository := content.get("hf_repo"):
