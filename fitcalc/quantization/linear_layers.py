@@ -136,6 +136,10 @@ def _own_type(model: ModelSpec, scheme: Scheme, tensor: Tensor) -> Formats:
 
 def _entries(tensor: Tensor, formats: dict[int, Formats]) -> Iterator[Stored]:
     """One entry per format that the tensor takes over its layers."""
+    first = next(iter(formats.values()))
+    if all(pair is first for pair in formats.values()):
+        yield Stored(tensor, tensor.layers, first[1], first[0])
+        return
     layers_of: dict[Formats, list[int]] = {}
     for layer, pair in formats.items():
         layers_of.setdefault(pair, []).append(layer)
