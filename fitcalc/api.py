@@ -7,6 +7,7 @@ from typing import Any
 
 from fitcalc import __version__, catalog, choice
 from fitcalc import verdict as judge
+from fitcalc.advice import recommendation
 from fitcalc.engines.options import settled
 from fitcalc.errors import ModelFileError, RequestError, UnsupportedModelError
 from fitcalc.machine import machine_label, machine_of
@@ -135,7 +136,7 @@ def report(
         devices=tuple(judge.device_report(entry) for entry in entries),
         limits=judge.limits_of(case, context, concurrency),
         speed=Speed(),
-        recommendation=choice.recommendation(request, case, looked, verdict),
+        recommendation=recommendation(request, case, looked, verdict),
         choices=tuple(entry.row for entry in looked),
         notes=tuple(_notes(request, case, asked_quant, hosted=not all(entry.decisive for entry in entries))),
         fitcalc_version=__version__,

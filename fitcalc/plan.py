@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fitcalc import catalog, engines, verdict
+from fitcalc.catalog import QuantRow
 from fitcalc.errors import RequestError, UnknownNameError, UnsupportedModelError
 from fitcalc.machine import machine_label
 from fitcalc.spec.engine import EngineProfile
@@ -176,7 +177,7 @@ def candidates(request: Request) -> tuple[Scheme, ...]:
     below = "gguf" if "linear" in wanted and request.engine is None and model.kind == "decoder" else ""
     chosen = [
         scheme
-        for scheme in map(catalog.load_scheme, catalog.ids("quants"))
+        for scheme in catalog.quant_rows().values()
         if scheme.id in (sixteen, native)
         or (scheme.kind in wanted and (_usual(scheme) or _is_twin(scheme, native)) and model.kind == "decoder")
         or (model.kind != "decoder" and scheme.method == AT_LOAD)
@@ -185,7 +186,8 @@ def candidates(request: Request) -> tuple[Scheme, ...]:
     if model.quant:
         chosen = _not_widened(chosen, native)
     first = {native, *(scheme.id for scheme in chosen if _is_twin(scheme, native))}
-    return tuple(sorted(chosen, key=lambda scheme: (scheme.id not in first, *preference(scheme))))
+    chosen.sort(key=lambda scheme: (scheme.id not in first, *preference(scheme)))
+    return tuple(catalog.load_scheme(scheme.id) for scheme in chosen)
 
 
 def _wanted_kinds(request: Request) -> tuple[str, ...]:
@@ -194,7 +196,7 @@ def _wanted_kinds(request: Request) -> tuple[str, ...]:
     return ("linear",) if serves_safetensors(request.machine) else ("gguf",)
 
 
-def _not_widened(schemes: list[Scheme], native: str) -> list[Scheme]:
+def _not_widened(schemes: list[QuantRow], native: str) -> list[QuantRow]:
     """A checkpoint that comes quantized gains nothing from more bits than it has."""
     own = catalog.load_scheme(native)
     twins = [scheme for scheme in schemes if _is_twin(scheme, native)]
@@ -208,17 +210,17 @@ def _not_widened(schemes: list[Scheme], native: str) -> list[Scheme]:
     ]
 
 
-def _is_twin(scheme: Scheme, native: str) -> bool:
+def _is_twin(scheme: QuantRow, native: str) -> bool:
     """The GGUF file type that keeps a checkpoint's own format (mxfp4_moe for mxfp4)."""
     return scheme.kind == "gguf" and scheme.id.startswith(f"{native}_")
 
 
-def preference(scheme: Scheme) -> tuple[int, int]:
+def preference(scheme: Scheme | QuantRow) -> tuple[int, int]:
     """Sorts quantizations best first: more bits, then the smaller measured loss."""
     return -scheme.bits, -scheme.quality_rank
 
 
-def _usual(scheme: Scheme) -> bool:
+def _usual(scheme: QuantRow) -> bool:
     """Offered without being named: no special spelling, no importance matrix needed."""
     return not scheme.variant and not scheme.needs_imatrix
 

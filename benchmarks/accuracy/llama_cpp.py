@@ -130,7 +130,8 @@ def compare(record: dict[str, str], plan: Any) -> Iterator[tuple[str, DeviceLedg
             yield "host compute" if buffer == "CUDA_Host" else "compute", entry, sizes[2]
 
 
-def buffers(verbose: bool) -> None:
+def measure_buffers() -> tuple[dict[str, list[bool]], dict[str, list[tuple[float, bool, str]]]]:
+    """(quantity -> equal or not, kind of compute buffer -> (relative error, inside the interval, record))."""
     exact: dict[str, list[bool]] = defaultdict(list)
     compute: dict[str, list[tuple[float, bool, str]]] = defaultdict(list)
     for record in buffer_records():
@@ -154,6 +155,11 @@ def buffers(verbose: bool) -> None:
         output = total(llama_cpp.ledgers(plan, *request_of(record))[-1], "runtime") / MIB
         if record["output_mib"] and record["model"] in ("llama-3.1-8b", "gemma-3-12b"):
             exact["output buffer"].append(abs(output - float(record["output_mib"])) < 0.02 + 0.01 * output)
+    return exact, compute
+
+
+def buffers(verbose: bool) -> None:
+    exact, compute = measure_buffers()
     print("buffers of llama.cpp 0c1e570")
     for name, hits in exact.items():
         print(f"  {name:18} {sum(hits):5} of {len(hits)} exact")
@@ -191,7 +197,8 @@ def log_rows(record: dict[str, Any]) -> Iterator[tuple[str, float, float]]:
         yield key, size / MIB, truth
 
 
-def logs(verbose: bool) -> None:
+def measure_logs() -> dict[str, list[tuple[float, str]]]:
+    """Quantity -> (relative error, what was compared) of the start-up logs of users."""
     found: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for record in log_records():
         for key, estimate, truth in log_rows(record):
@@ -200,6 +207,11 @@ def logs(verbose: bool) -> None:
                 f"{record['model']} {record['quant']} at {record['context']}: {key} {estimate:.2f}, logged {truth:.2f}"
             )
             found[name].append((estimate / truth - 1, what + (f" ({record['note']})" if record.get("note") else "")))
+    return found
+
+
+def logs(verbose: bool) -> None:
+    found = measure_logs()
     print("\nstart-up logs")
     print(f"  {'':24}{'n':>6}{'median':>9}{'p90':>8}{'worst':>8}")
     for name, rows in sorted(found.items()):

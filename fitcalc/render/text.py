@@ -136,7 +136,7 @@ def _term_line(term: Term, width: int, style: Style, about: str) -> str:
 
 
 def _about_term(term: Term, report: FitReport) -> str:
-    if term.name == "kv_cache":
+    if term.name == "kv_cache" or (term.name == "weights" and term.basis != "exact"):
         return _about(term.name, report) or term.note
     return term.note or _about(term.name, report)
 

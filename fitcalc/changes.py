@@ -1,0 +1,166 @@
+"""Other plans: what makes a request fit that does not, smallest change first, and what stands beside one that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from fitcalc import catalog, ledger
+from fitcalc import verdict as judge
+from fitcalc.choice import (
+    LEAST_USEFUL_CONTEXT_TOKENS,
+    Looked,
+    alternative,
+    first_fit,
+    fits_as_asked,
+    look_at,
+    offload_words,
+    with_offload,
+)
+from fitcalc.engines.base import kv_block
+from fitcalc.plan import Request, candidates, case_for, preference, runs_gguf
+from fitcalc.quantization import weights_bytes
+from fitcalc.spec.hardware import Device
+from fitcalc.spec.quant import Scheme
+from fitcalc.spec.report import Alternative
+from fitcalc.units import format_gib
+from fitcalc.verdict import Case
+
+_CARD_COUNTS = (2, 4, 8)
+_LEAST_BYTES_PER_PARAM = 0.4
+"""No quantization of 3 bits and more is smaller: a model above that needs no closer look."""
+
+
+def neighbours(request: Request, case: Case, looked: tuple[Looked, ...]) -> Iterator[Alternative]:
+    """Beside a plan that fits: the next better quality with what it needs, the next fewer bits with what they give."""
+    nearest = better(request, case, looked)
+    if nearest is not None and nearest.verdict != "fits" and request.machine.gpus:
+        yield from more_cards(request, nearest.case.scheme)
+    fewer = (scheme for scheme in candidates(request) if scheme.bits < case.scheme.bits)
+    smaller = next((entry for scheme in fewer if (entry := _seen(request, scheme, looked))), None)
+    if smaller is not None and smaller.verdict == "fits" and smaller.row.weights_bytes < _weights(request, case):
+        gain = f"{format_gib(smaller.row.weights_bytes, 1)} of weights"
+        tokens, now = smaller.row.max_context_tokens or 0, judge.max_context_tokens(case, request.concurrency)
+        if tokens > now:
+            gain += f", {tokens:,} tokens"
+        elif (requests := judge.max_concurrency(smaller.case, request.context_tokens)) > 1:
+            gain += f", {requests:,} requests at {request.context_tokens:,} tokens"
+        yield alternative(request, smaller.case, (f"{smaller.case.scheme.name}: {gain}",))
+
+
+def better(request: Request, case: Case, looked: tuple[Looked, ...]) -> Looked | None:
+    """The best quantization of the next higher number of bits."""
+    above = [scheme for scheme in candidates(request) if scheme.bits > case.scheme.bits]
+    above.sort(key=lambda scheme: (scheme.bits, -scheme.quality_rank))
+    return next((entry for scheme in above if (entry := _seen(request, scheme, looked))), None)
+
+
+def _seen(request: Request, scheme: Scheme, looked: tuple[Looked, ...]) -> Looked | None:
+    known = next((entry for entry in looked if entry.case.scheme.id == scheme.id), None)
+    return known or look_at(request, scheme)
+
+
+def changes(request: Request, case: Case) -> Iterator[Alternative]:
+    """What makes a request fit, smallest change first: context, requests, KV type, quantization, cards, model."""
+    if case.model.unknowns:
+        return
+    yield from less_context(request, case)
+    yield from smaller_cache(request, case)
+    yield from rest_in_ram(request, case)
+    yield from other_quant(request, case)
+    if request.machine.gpus:
+        yield from more_cards(request, case.scheme)
+        yield from other_device(request, case)
+    yield from smaller_model(request)
+
+
+def less_context(request: Request, case: Case) -> Iterator[Alternative]:
+    """A shorter context, or fewer requests at once."""
+    tokens = judge.largest(
+        lambda count: judge.verdict_of(case, count, request.concurrency) == "fits", request.context_tokens
+    )
+    tokens -= tokens % 256
+    if tokens >= LEAST_USEFUL_CONTEXT_TOKENS:
+        text = f"context {tokens:,} instead of {request.context_tokens:,}"
+        yield alternative(replace(request, context_tokens=tokens), case, (text,))
+    requests = judge.largest(
+        lambda count: judge.verdict_of(case, request.context_tokens, count) == "fits", request.concurrency
+    )
+    if 0 < requests < request.concurrency:
+        text = f"{requests} requests at once instead of {request.concurrency}"
+        yield alternative(replace(request, concurrency=requests), case, (text,))
+
+
+def smaller_cache(request: Request, case: Case) -> Iterator[Alternative]:
+    """The same plan with a smaller KV type that the engine has."""
+    types = case.profile.kv_types
+    now = kv_block(case.profile, case.workload.kv_dtype)
+    smaller = [name for name, (elems, size) in types.items() if size * now[0] < now[1] * elems]
+    for name in sorted(smaller, key=lambda kind: types[kind][1] / types[kind][0], reverse=True):
+        other = case_for(replace(request, kv_dtype=name, engine=case.profile), case.scheme)
+        if not isinstance(other, str) and fits_as_asked(request, other):
+            yield alternative(request, other, (f"KV cache in {name}",))
+            return
+
+
+def rest_in_ram(request: Request, case: Case) -> Iterator[Alternative]:
+    """The same plan with a part of it in RAM, where RAM was not given (a machine with known RAM is judged with it)."""
+    moved = with_offload(request, case) if request.machine.ram_bytes is None else None
+    if moved is not None:
+        host = moved.ledgers(request.context_tokens, request.concurrency)[-1]
+        need = format_gib(ledger.high_bytes(host.terms), 1)
+        yield alternative(request, moved, (f"{offload_words(moved, request)}: takes {need} of RAM (give --ram)",))
+
+
+def other_quant(request: Request, case: Case) -> Iterator[Alternative]:
+    """The best quantization below the one asked for that fits."""
+    mine = preference(case.scheme)
+    hit = first_fit(request, [scheme for scheme in candidates(request) if preference(scheme) > mine])
+    if hit is not None:
+        saved = _weights(request, case) - _weights(request, hit)
+        engine = "" if hit.profile.id == case.profile.id else f" with {hit.profile.name}"
+        yield alternative(request, hit, (f"{hit.scheme.name}{engine}: {format_gib(saved)} less weights",))
+
+
+def _weights(request: Request, case: Case) -> int:
+    return weights_bytes(request.model, case.scheme, gguf=runs_gguf(case.profile))
+
+
+def more_cards(request: Request, scheme: Scheme) -> Iterator[Alternative]:
+    """The same scheme on more of the same card."""
+    card, have = request.machine.gpus[0], len(request.machine.gpus)
+    counts = [count for count in _CARD_COUNTS if count > have]
+    yield from _first_on(request, scheme, [(card, count) for count in counts])
+
+
+def other_device(request: Request, case: Case) -> Iterator[Alternative]:
+    """The smallest single card of the same class and maker that takes the plan as asked."""
+    least_bytes = 0.8 * _weights(request, case)
+    cards = map(catalog.load_device, catalog.larger_devices(request.machine.gpus[0]))
+    large = (card for card in cards if (card.usable_bytes or 0) > least_bytes)
+    yield from _first_on(request, case.scheme, ((card, 1) for card in large))
+
+
+def _first_on(request: Request, scheme: Scheme, choices: Iterable[tuple[Device, int]]) -> Iterator[Alternative]:
+    for card, count in choices:
+        machine = replace(request.machine, gpus=(card,) * count)
+        moved = replace(request, machine=machine, tensor_parallel=None, pipeline_parallel=None)
+        found = case_for(moved, scheme)
+        if not isinstance(found, str) and fits_as_asked(moved, found):
+            yield alternative(moved, found, (f"{scheme.name} on {count} × {card.name}",))
+            return
+
+
+def smaller_model(request: Request) -> Iterator[Alternative]:
+    """A smaller model, related ones first, that fits on this machine."""
+    machine = request.machine
+    devices = machine.gpus or ((machine.cpu,) if machine.cpu else ())
+    room = sum(device.usable_bytes or 0 for device in devices)
+    for model_id in catalog.smaller_models(request.model):
+        smaller = replace(request, model=catalog.load_model(model_id), options={})
+        if smaller.model.params_total * _LEAST_BYTES_PER_PARAM > room or smaller.model.unknowns:
+            continue
+        hit = first_fit(smaller, candidates(smaller))
+        if hit is not None:
+            yield alternative(smaller, hit, (f"{smaller.model.name} in {hit.scheme.name}",))
+            return
