@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,8 @@ __all__ = [
     "use_folders",
 ]
 
+_SAME_SERIES = 6
+"""Ids that begin with as many like characters are taken for relatives (deepseek-v3, deepseek-v2)."""
 _BARE_SIZE = r"\s*(\d+(?:\.\d+)?)\s*([kmgt])(i?)b\s*"
 
 
@@ -219,30 +221,41 @@ def unusable_bytes(memory_bytes: int, *, sold: bool = False) -> int:
 
 
 def larger_devices(device: Device) -> tuple[str, ...]:
-    """Cards of the same kind, class and maker with more memory, smallest first."""
-    sizes = read_index()["sizes"]["gpus"]
+    """Cards of the same kind, class and maker with more memory: fewest GiB first, of those the cheapest at launch."""
     mine = [device.kind, device.segment, device.vendor]
     more = [
-        (size, name)
-        for name, (*same, size) in sizes.items()
+        (round(size / GIB), price is None, price, name)
+        for name, (*same, size, price) in read_index()["sizes"]["gpus"].items()
         if same == mine and (size or 0) > (device.usable_bytes or 0)
     ]
-    return tuple(name for _, name in sorted(more))
+    return tuple(name for *_, name in sorted(more, key=lambda card: (card[0], card[1], card[2] or 0, card[3])))
 
 
 def smaller_models(model: ModelSpec) -> tuple[str, ...]:
-    """Models with clearly fewer parameters, largest first: of the same family, then of the same model type."""
-    sizes = read_index()["sizes"]["models"].items()
-    family = [(count, name) for name, (own, _, count) in sizes if own == model.family]
-    alike = [(count, name) for name, (own, kind, count) in sizes if own != model.family and kind == model.model_type]
+    """Models with clearly fewer parameters: first those whose ids begin most like its own, then of its model type."""
+    rows = [
+        (count, name)
+        for name, (family, model_type, count) in read_index()["sizes"]["models"].items()
+        if count
+        and (family == model.family or model_type == model.model_type or _alike(name, model.id) >= _SAME_SERIES)
+    ]
     params = model.params_total or model.published_params or 0
-    return (*_thinned(family, params), *_thinned(alike, params))
+    related = _thinned(sorted(rows, key=lambda row: (-_alike(row[1], model.id), -row[0])), params)
+    others = _thinned(sorted((row for row in rows if row[1] not in related), reverse=True), params)
+    return (*related, *others)
 
 
-def _thinned(counted: list[tuple[int | None, str]], params: int) -> list[str]:
-    """Names in steps of at least a quarter, so that a search through them stays short."""
+def _alike(name: str, other: str) -> int:
+    """Characters that two ids have in common at the start."""
+    return next(
+        (place for place, (a, b) in enumerate(zip(name, other, strict=False)) if a != b), min(len(name), len(other))
+    )
+
+
+def _thinned(rows: Sequence[tuple[int, str]], params: int) -> list[str]:
+    """Names in steps of at least a quarter down from `params`, so that a search through them stays short."""
     names: list[str] = []
-    for count, name in sorted(((count, name) for count, name in counted if count), reverse=True):
+    for count, name in rows:
         if count <= params * 0.75:
             names.append(name)
             params = count

@@ -42,7 +42,13 @@ def build_index(folder: str) -> dict[str, Any]:
             index[kind][key] = stem
     for stem, content in _profiles(folder, "gpus"):
         device = device_of(content, stem)
-        index["sizes"]["gpus"][stem] = [device.kind, device.segment, device.vendor, device.usable_bytes]
+        index["sizes"]["gpus"][stem] = [
+            device.kind,
+            device.segment,
+            device.vendor,
+            device.usable_bytes,
+            device.list_price_usd,
+        ]
     for stem, content in _profiles(folder, "quants"):
         index["sizes"]["quants"][stem] = row_of(content)
     for stem, content in _profiles(folder, "models"):
