@@ -36,22 +36,20 @@ def _frozen(plain: type[Any]) -> type[Any]:
 def _init_of(cls: type[Any]) -> Any:
     """`__init__` with the fields as parameters; it sets the slots themselves, past the refusing `__setattr__`."""
     known: dict[str, Any] = {"_missing": dataclasses.MISSING}
-    parameters, lines = ["self"], []
+    names, defaults, lines = [], [], []
     for entry in dataclasses.fields(cls):
         name = value = entry.name
+        names.append(name)
         known[f"_set_{name}"] = getattr(cls, name).__set__
-        if entry.default is not dataclasses.MISSING:
-            known[f"_default_{name}"] = entry.default
-            parameters.append(f"{name}=_default_{name}")
-        elif entry.default_factory is not dataclasses.MISSING:
+        if entry.default_factory is not dataclasses.MISSING:
             known[f"_make_{name}"] = entry.default_factory
-            parameters.append(f"{name}=_missing")
             value = f"_make_{name}() if {name} is _missing else {name}"
-        else:
-            parameters.append(name)
+        if defaults or value != name or entry.default is not dataclasses.MISSING:
+            defaults.append(entry.default)
         lines.append(f" _set_{name}(self, {value})")
-    exec(f"def __init__({', '.join(parameters)}):\n" + "\n".join(lines), known)
+    exec(f"def __init__(self, {', '.join(names)}):\n" + "\n".join(lines), known)
     init = known["__init__"]
+    init.__defaults__ = tuple(defaults)
     init.__qualname__, init.__module__ = f"{cls.__qualname__}.__init__", cls.__module__
     return init
 

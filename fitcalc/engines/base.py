@@ -6,7 +6,6 @@ An engine module defines the functions of `Engine` below at module level. `conte
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any, Protocol
 
 from fitcalc.errors import UnknownNameError
@@ -77,6 +76,8 @@ def kv_block(profile: EngineProfile, kv_dtype: str) -> tuple[int, int]:
     if not kv_dtype:
         return next(iter(types.values()))
     if kv_dtype not in types:
+        from difflib import get_close_matches
+
         close = tuple(get_close_matches(kv_dtype, types, 3, 0.4))
         raise UnknownNameError("KV cache type", kv_dtype, close, hint=f"{profile.name} has {', '.join(types)}")
     return types[kv_dtype]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
 from fitcalc.errors import RequestError, UnknownNameError
@@ -73,6 +72,8 @@ def _known(name: str, profile: EngineProfile) -> str:
     for known in names:
         if known.replace("-", "_") == plain:
             return known
+    from difflib import get_close_matches
+
     close = tuple(get_close_matches(plain, names, 3, 0.5))
     raise UnknownNameError(f"option of {profile.name}", name, close, hint=f"it has {', '.join(names)}")
 
