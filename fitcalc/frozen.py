@@ -36,7 +36,9 @@ def _frozen(plain: type[Any]) -> type[Any]:
 def _init_of(cls: type[Any]) -> Any:
     """`__init__` with the fields as parameters; it sets the slots themselves, past the refusing `__setattr__`."""
     known: dict[str, Any] = {"_missing": dataclasses.MISSING}
-    names, defaults, lines = [], [], []
+    names: list[str] = []
+    defaults: list[Any] = []
+    lines: list[str] = []
     for entry in dataclasses.fields(cls):
         name = value = entry.name
         names.append(name)

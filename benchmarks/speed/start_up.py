@@ -13,18 +13,20 @@ import statistics
 import subprocess
 import sys
 
+SCRIPT = ["-c", "from fitcalc.__main__ import main; main()"]
+"""What the installed console script runs; `python -m` would add the import of runpy."""
 COMMANDS: dict[str, list[str]] = {
     "python -c pass": ["-c", "pass"],
     "python -c 'import click'": ["-c", "import click"],
-    "fitcalc --help": ["-m", "fitcalc", "--help"],
+    "fitcalc --help": [*SCRIPT, "--help"],
     "fitcalc llama-3.1-70b --gpu a100-80 --quant awq": [
-        "-m", "fitcalc", "llama-3.1-70b", "--gpu", "a100-80", "--quant", "awq",
+        *SCRIPT, "llama-3.1-70b", "--gpu", "a100-80", "--quant", "awq",
     ],
-    "the same with --json": ["-m", "fitcalc", "llama-3.1-70b", "--gpu", "a100-80", "--quant", "awq", "--json"],
+    "the same with --json": [*SCRIPT, "llama-3.1-70b", "--gpu", "a100-80", "--quant", "awq", "--json"],
     "fitcalc deepseek-v3 --gpu h200:8 --quant fp8": [
-        "-m", "fitcalc", "deepseek-v3", "--gpu", "h200:8", "--quant", "fp8",
+        *SCRIPT, "deepseek-v3", "--gpu", "h200:8", "--quant", "fp8",
     ],
-    "fitcalc llama-3.1-8b --gpu rtx-3060": ["-m", "fitcalc", "llama-3.1-8b", "--gpu", "rtx-3060"],
+    "fitcalc llama-3.1-8b --gpu rtx-3060": [*SCRIPT, "llama-3.1-8b", "--gpu", "rtx-3060"],
 }  # fmt: skip
 BASE = "python -c 'import click'"
 

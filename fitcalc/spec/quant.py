@@ -192,11 +192,10 @@ def scheme_from_form(form: Mapping[str, Any], scheme_id: str, ggml: GgmlTable | 
 def ggml_from_form(form: Mapping[str, Any]) -> GgmlTable:
     """The GgmlTable of profiles/ggml.toml's content."""
     types = {name: Format(name, elems, size) for name, (_, elems, size) in form["types"].items()}
-    architectures = {
-        model_type: GgufArchitecture(name, **{key: value for key, value in table.items() if key != "model_types"})
-        for name, table in form["architectures"].items()
-        for model_type in table["model_types"]
-    }
+    architectures: dict[str, GgufArchitecture] = {}
+    for name, table in form["architectures"].items():
+        traits = {key: value for key, value in table.items() if key != "model_types"}
+        architectures |= dict.fromkeys(table["model_types"], GgufArchitecture(name, **traits))
     numbers = {number: name for name, (number, _, _) in form["types"].items()}
     token_bytes = tuple((upper, size) for upper, size in form["token_bytes"])
     return GgmlTable(types, numbers, architectures, token_bytes, form["source"])
