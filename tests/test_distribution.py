@@ -49,7 +49,8 @@ def test_the_wheel_holds_the_package_and_its_profiles_only(built: Path) -> None:
 
 def test_the_sdist_holds_tests_and_benchmarks_too(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
-    tops = {name.split("/")[1] for name in tarfile.open(sdist).getnames() if "/" in name}
+    with tarfile.open(sdist) as archive:
+        tops = {name.split("/")[1] for name in archive.getnames() if "/" in name}
     assert {"fitcalc", "profiles", "tests", "benchmarks", "README.md", "LICENSE", "pyproject.toml"} <= tops
 
 

@@ -74,7 +74,10 @@ HEAVY = {"numpy", "pydantic", "pydantic_core", "tabulate"}
 
 
 def test_help_loads_click_alone() -> None:
-    code = "from fitcalc.cli import run; import io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()): run(['--help'])"
+    code = (
+        "from fitcalc.cli import run; import io, contextlib\n"
+        "with contextlib.redirect_stdout(io.StringIO()): run(['--help'])"
+    )
     loaded = _modules_after(code)
     assert "click" in loaded
     assert not loaded & (HEAVY | {"tomllib"})
