@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from formula_text import evaluate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -141,3 +142,14 @@ def test_a_report_survives_json(model: str, device: dict[str, Any]) -> None:
 def test_same_question_same_bytes() -> None:
     first = fitcalc.fit("mixtral-8x7b", gpu="rtx-4090").to_json()
     assert fitcalc.fit("mixtral-8x7b", gpu="rtx-4090").to_json() == first
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("device", DEVICES, ids=lambda device: next(iter(device.values())))
+def test_the_explanation_of_a_term_evaluates_to_its_bytes(model: str, device: dict[str, Any]) -> None:
+    report = fitcalc.fit(model, **device)
+    explained = [entry for d in report.devices for entry in d.terms if entry.formula]
+    assert explained
+    for entry in explained:
+        values = {number.name: number.value for number in entry.inputs}
+        assert evaluate(entry.formula, values) == entry.bytes, f"{entry.name}: {entry.formula} with {values}"

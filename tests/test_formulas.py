@@ -5,52 +5,20 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import operator
 import pkgutil
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from formula_text import FUNCTIONS, evaluate
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fitcalc.formulas
 from fitcalc.formulas import runtime, split, state
-from fitcalc.units import GIB, MIB, ceil_div, least, most, round_up
-
-OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Div: operator.truediv,
-    ast.USub: operator.neg,
-}
-FUNCTIONS = {"ceil_div": ceil_div, "least": least, "most": most, "round_up": round_up}
-
-
-def evaluate(text: str, numbers: dict[str, Any]) -> Any:
-    """The value of a formula's text; anything but numbers, names, operators and the four functions is an error."""
-
-    def value(node: ast.AST) -> Any:
-        match node:
-            case ast.Expression(body=body):
-                return value(body)
-            case ast.Constant(value=int() | float() as number):
-                return number
-            case ast.Name(id=name):
-                return numbers[name]
-            case ast.BinOp(left=left, op=op, right=right):
-                return OPERATORS[type(op)](value(left), value(right))
-            case ast.UnaryOp(op=op, operand=operand):
-                return OPERATORS[type(op)](value(operand))
-            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
-                return FUNCTIONS[name](*(value(arg) for arg in args))
-        raise AssertionError(f"a formula may not hold {ast.dump(node)}")
-
-    return value(ast.parse(text, mode="eval"))
+from fitcalc.units import GIB, MIB
 
 
 def formulas() -> Iterator[Any]:
