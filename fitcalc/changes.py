@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from fitcalc import catalog, ledger
 from fitcalc import verdict as judge
+from fitcalc.catalog import QuantRow
 from fitcalc.choice import (
     LEAST_USEFUL_CONTEXT_TOKENS,
     Looked,
@@ -36,8 +37,8 @@ def neighbours(request: Request, case: Case, looked: tuple[Looked, ...]) -> Iter
     nearest = better(request, case, looked)
     if nearest is not None and nearest.verdict != "fits" and request.machine.gpus:
         yield from more_cards(request, nearest.case.scheme)
-    fewer = (scheme for scheme in candidates(request) if scheme.bits < case.scheme.bits)
-    smaller = next((entry for scheme in fewer if (entry := _seen(request, scheme, looked))), None)
+    fewer = [row for row in candidates(request) if row.bits < case.scheme.bits and row.kind in case.profile.quant_kinds]
+    smaller = next((entry for row in fewer if (entry := _seen(request, row, looked))), None)
     if smaller is not None and smaller.verdict == "fits" and smaller.row.weights_bytes < _weights(request, case):
         gain = f"{format_gib(smaller.row.weights_bytes, 1)} of weights"
         tokens, now = smaller.row.max_context_tokens or 0, judge.max_context_tokens(case, request.concurrency)
@@ -50,14 +51,14 @@ def neighbours(request: Request, case: Case, looked: tuple[Looked, ...]) -> Iter
 
 def better(request: Request, case: Case, looked: tuple[Looked, ...]) -> Looked | None:
     """The best quantization of the next higher number of bits."""
-    above = [scheme for scheme in candidates(request) if scheme.bits > case.scheme.bits]
-    above.sort(key=lambda scheme: (scheme.bits, -scheme.quality_rank))
-    return next((entry for scheme in above if (entry := _seen(request, scheme, looked))), None)
+    above = [row for row in candidates(request) if row.bits > case.scheme.bits]
+    above.sort(key=lambda row: (row.bits, -row.quality_rank))
+    return next((entry for row in above if (entry := _seen(request, row, looked))), None)
 
 
-def _seen(request: Request, scheme: Scheme, looked: tuple[Looked, ...]) -> Looked | None:
-    known = next((entry for entry in looked if entry.case.scheme.id == scheme.id), None)
-    return known or look_at(request, scheme)
+def _seen(request: Request, row: QuantRow, looked: tuple[Looked, ...]) -> Looked | None:
+    known = next((entry for entry in looked if entry.case.scheme.id == row.id), None)
+    return known or look_at(request, row)
 
 
 def changes(request: Request, case: Case) -> Iterator[Alternative]:
@@ -115,7 +116,7 @@ def rest_in_ram(request: Request, case: Case) -> Iterator[Alternative]:
 def other_quant(request: Request, case: Case) -> Iterator[Alternative]:
     """The best quantization below the one asked for that fits."""
     mine = preference(case.scheme)
-    hit = first_fit(request, [scheme for scheme in candidates(request) if preference(scheme) > mine])
+    hit = first_fit(request, [row for row in candidates(request) if preference(row) > mine])
     if hit is not None:
         saved = _weights(request, case) - _weights(request, hit)
         engine = "" if hit.profile.id == case.profile.id else f" with {hit.profile.name}"

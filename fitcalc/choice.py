@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from fitcalc import ledger
+from fitcalc import catalog, ledger
 from fitcalc import verdict as judge
+from fitcalc.catalog import QuantRow
+from fitcalc.frozen import dataclass
 from fitcalc.machine import device_counts
 from fitcalc.plan import LEAST_BITS, Request, candidates, case_for, runs_gguf
 from fitcalc.quantization import weights_bytes
 from fitcalc.spec.hardware import Machine
-from fitcalc.spec.quant import Scheme
 from fitcalc.spec.report import Alternative, QuantChoice, Verdict
 from fitcalc.verdict import Case
 
@@ -30,15 +31,16 @@ class Looked:
     row: QuantChoice
 
 
-def look_at(request: Request, scheme: Scheme) -> Looked | None:
+def look_at(request: Request, row: QuantRow) -> Looked | None:
     """Evaluate a scheme under the request; None where no engine runs it there."""
+    scheme = catalog.load_scheme(row.id)
     case = case_for(request, scheme)
     if isinstance(case, str):
         return None
     entries = case.ledgers(request.context_tokens, request.concurrency)
     verdict = judge.verdict_of(case, request.context_tokens, request.concurrency)
     headroom = judge.tightest_headroom(entries)
-    row = QuantChoice(
+    shown = QuantChoice(
         quant=scheme.id,
         engine=case.profile.id,
         weights_bytes=weights_bytes(request.model, scheme, gguf=runs_gguf(case.profile)),
@@ -47,12 +49,12 @@ def look_at(request: Request, scheme: Scheme) -> Looked | None:
         max_context_tokens=None if headroom is None else judge.max_context_tokens(case, request.concurrency),
         verdict=verdict,
     )
-    return Looked(case, verdict, row)
+    return Looked(case, verdict, shown)
 
 
 def survey(request: Request) -> tuple[Looked, ...]:
     """Every quantization that comes into question, best quality first."""
-    found = (look_at(request, scheme) for scheme in candidates(request))
+    found = (look_at(request, row) for row in candidates(request))
     return tuple(entry for entry in found if entry is not None)
 
 
@@ -74,14 +76,14 @@ def _nearest(usual: list[Looked]) -> Looked | None:
     return four or (useful[-1] if useful else None)
 
 
-def first_fit(request: Request, schemes: Iterable[Scheme]) -> Case | None:
-    """The first of the schemes, best first, that fits with 3 bits or more; None when none does."""
-    usual = [scheme for scheme in schemes if scheme.bits >= LEAST_BITS]
-    smallest = case_for(request, usual[-1]) if usual else ""
+def first_fit(request: Request, rows: Iterable[QuantRow]) -> Case | None:
+    """The first of the quantizations, best first, that fits with 3 bits or more; None when none does."""
+    usual = [row for row in rows if row.bits >= LEAST_BITS]
+    smallest = case_for(request, catalog.load_scheme(usual[-1].id)) if usual else ""
     if not isinstance(smallest, str) and not fits_as_asked(request, smallest):
         return None
-    for scheme in usual:
-        case = case_for(request, scheme)
+    for row in usual:
+        case = case_for(request, catalog.load_scheme(row.id))
         if not isinstance(case, str) and fits_as_asked(request, case):
             return case
     return None

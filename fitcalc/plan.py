@@ -7,12 +7,13 @@ everything else runs GGUF with llama.cpp, encoders and encoder-decoders run in T
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from fitcalc import catalog, engines, verdict
 from fitcalc.catalog import QuantRow
 from fitcalc.errors import RequestError, UnknownNameError, UnsupportedModelError
+from fitcalc.frozen import dataclass
 from fitcalc.machine import machine_label
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Machine
@@ -131,7 +132,9 @@ def required_case(request: Request, scheme: Scheme) -> verdict.Case:
     found = case_for(request, scheme)
     if not isinstance(found, str):
         return found
-    runs = [other.id for other in candidates(request) if not isinstance(case_for(request, other), str)]
+    runs = [
+        row.id for row in candidates(request) if not isinstance(case_for(request, catalog.load_scheme(row.id)), str)
+    ]
     if not runs:
         raise nothing_runs(request)
     raise RequestError(found, hint=f"what runs there: --quant {', '.join(runs[:6])}")
@@ -164,7 +167,7 @@ def named_scheme(model: ModelSpec, name: str) -> Scheme:
     return catalog.load_scheme(own) if own.startswith(f"{scheme.id}-") else scheme
 
 
-def candidates(request: Request) -> tuple[Scheme, ...]:
+def candidates(request: Request) -> tuple[QuantRow, ...]:
     """Quantizations to choose from without --quant, best quality first; those kept for explicit requests left out.
 
     One 16-bit entry (the model's own type), the checkpoint's own scheme, and those of the engine that the machine is
@@ -187,7 +190,7 @@ def candidates(request: Request) -> tuple[Scheme, ...]:
         chosen = _not_widened(chosen, native)
     first = {native, *(scheme.id for scheme in chosen if _is_twin(scheme, native))}
     chosen.sort(key=lambda scheme: (scheme.id not in first, *preference(scheme)))
-    return tuple(catalog.load_scheme(scheme.id) for scheme in chosen)
+    return tuple(chosen)
 
 
 def _wanted_kinds(request: Request) -> tuple[str, ...]:

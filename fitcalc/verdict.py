@@ -7,11 +7,11 @@ concurrency are put in afterwards, so that limits are found by bisection over th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from fitcalc import engines, ledger
 from fitcalc.engines.base import DeviceLedger, Engine, kv_block
+from fitcalc.frozen import dataclass
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Machine
 from fitcalc.spec.model import CacheLayer, ModelSpec
@@ -93,10 +93,6 @@ def largest(accepts: Callable[[int], bool], ceiling: int) -> int:
     if accepts(ceiling):
         return ceiling
     low, high = 0, ceiling
-    step = 1
-    while step < ceiling and accepts(step):
-        low, step = step, step * 2
-    high = min(step, ceiling)
     while high - low > 1:
         middle = (low + high) // 2
         if accepts(middle):

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "readers": BASE | {"spec", "architectures", "quantization", "readers"},
     "catalog": BASE | FACTS | {"spec"},
     "engines": BASE | {"spec", "formulas", "quantization", "engines"},
-    "render": {"units", "ledger", "spec", "render"},
+    "render": {"frozen", "units", "ledger", "spec", "render"},
 }
 
 

@@ -15,9 +15,9 @@ from fitcalc.engines.base import DeviceLedger, Pool, elem_bytes_of, kv_block, sp
 from fitcalc.engines.options import settled
 from fitcalc.engines.paged import CacheTypes, Layout
 from fitcalc.engines.shards import Rank, RankWeights
+from fitcalc.engines.vllm_plan import Card, Prepared, Stage
 from fitcalc.engines.vllm_start import batch_of, command, notes, refusal
 from fitcalc.formulas import runtime, split, state
-from fitcalc.frozen import dataclass
 from fitcalc.ledger import Term, computed, fixed, total_bytes
 from fitcalc.quantization import assign
 from fitcalc.quantization.stored import Stored
@@ -29,51 +29,6 @@ from fitcalc.spec.workload import Workload
 from fitcalc.units import least, most
 
 __all__ = ["Prepared", "command", "kv_cache_bytes", "ledgers", "notes", "pool", "prepare", "refusal"]
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One pipeline stage: what each of its ranks holds."""
-
-    rank: Rank
-    weights: RankWeights
-    layout: Layout | None
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """One rank's card: its stage, its budget, and the terms that depend on neither context nor concurrency."""
-
-    device: Device
-    stage: int
-    requested_bytes: int
-    outside_bytes: int
-    reserve: Term
-    terms: tuple[Term, ...]
-    starts: bool
-    """The card's free memory covers what vLLM claims at start."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A plan that is settled but for context and concurrency."""
-
-    model: ModelSpec
-    scheme: Scheme
-    machine: Machine
-    workload: Workload
-    profile: EngineProfile
-    options: Mapping[str, Any]
-    stages: tuple[Stage, ...]
-    cards: tuple[Card, ...]
-    whole: Layout | None
-    """The cache of the whole model on one rank: the logical copy."""
-    requests: int
-    """max_num_seqs, at least; more where the concurrency asked for is higher and the option is not given."""
-    batch_tokens: int
-    utilization_e4: int
-    elem_bytes: int
-    active_ranks: int
 
 
 def prepare(model: ModelSpec, scheme: Scheme, machine: Machine, workload: Workload, profile: EngineProfile) -> Prepared:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fitcalc.engines.base import capability, repository
 from fitcalc.engines.shards import Rank, rank_shape
+from fitcalc.engines.vllm_plan import Prepared
 from fitcalc.errors import RequestError
 from fitcalc.formulas import runtime
 from fitcalc.quantization import assign
@@ -17,10 +18,6 @@ from fitcalc.spec.model import ModelSpec, Tensor
 from fitcalc.spec.quant import Scheme
 from fitcalc.spec.workload import Workload
 from fitcalc.units import most
-
-if TYPE_CHECKING:
-    from fitcalc.engines.shards import Rank
-    from fitcalc.engines.vllm import Prepared
 
 _DTYPE_FLAGS = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 

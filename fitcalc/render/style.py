@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-from dataclasses import dataclass
 from typing import TextIO
+
+from fitcalc.frozen import dataclass
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
@@ -29,13 +29,24 @@ class Style:
 def style_of(stream: TextIO) -> Style:
     """The style of a stream: NO_COLOR, FORCE_COLOR, COLUMNS and pipes honoured."""
     color = "NO_COLOR" not in os.environ and (stream.isatty() or bool(os.environ.get("FORCE_COLOR")))
-    width = shutil.get_terminal_size((80, 24)).columns
+    width = _columns(stream)
     try:
         "█▒░·×–▏".encode(stream.encoding or "ascii")
         blocks = True
     except (UnicodeEncodeError, LookupError):
         blocks = False
     return Style(max(40, min(width, 110)), color, blocks)
+
+
+def _columns(stream: TextIO) -> int:
+    """COLUMNS, else the terminal's width, else 80 (a pipe has none)."""
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isascii() and asked.isdigit() and int(asked):
+        return int(asked)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError, AttributeError):
+        return 80
 
 
 def style_of_stdout() -> Style:
