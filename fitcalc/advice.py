@@ -61,13 +61,19 @@ def reasons(request: Request, case: Case, looked: tuple[Looked, ...], verdict: V
         need = format_gib(ledger.total_bytes(worst.terms))
         yield f"{worst.name} needs {need} of {format_gib(worst.usable_bytes or 0)}; the largest part is {part}"
         return
+    if verdict == "unknown":
+        yield "; ".join(case.model.unknowns) or "the size of a device that decides is not known"
+        return
     if room is not None:
         yield f"{format_gib(room)} to spare at {request.context_tokens:,} tokens × {request.concurrency}"
     nearest = better(request, case, looked)
     if nearest is None:
         yield f"{case.scheme.name} is the best there is of this model"
     elif nearest.verdict == "fits":
-        yield f"{nearest.case.scheme.name} fits too, at higher quality"
+        price = (
+            "with more of it in RAM" if case.workload.options.keys() - request.options.keys() else "at higher quality"
+        )
+        yield f"{nearest.case.scheme.name} fits too, {price}"
     elif (nearest.row.headroom_bytes or 0) < 0:
         yield f"the next better one, {nearest.case.scheme.name}, lacks {format_gib(-(nearest.row.headroom_bytes or 0))}"
     else:

@@ -95,8 +95,7 @@ def fit(
         spec, machine, context, concurrency, engine, kv_dtype, tensor_parallel, pipeline_parallel, engine_options
     )
     if quant is None:
-        looked = choice.survey(request)
-        chosen = choice.choose(looked)
+        looked, chosen = choice.choose_with_ram(request)
         if chosen is None:
             raise nothing_runs(request)
         case, verdict = chosen.case, chosen.verdict

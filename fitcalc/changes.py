@@ -50,9 +50,13 @@ def neighbours(request: Request, case: Case, looked: tuple[Looked, ...]) -> Iter
 
 
 def better(request: Request, case: Case, looked: tuple[Looked, ...]) -> Looked | None:
-    """The best quantization of the next higher number of bits."""
-    above = [row for row in candidates(request) if row.bits > case.scheme.bits]
-    above.sort(key=lambda row: (row.bits, -row.quality_rank))
+    """The GGUF type just above the plan's own; else the best quantization of the next higher number of bits."""
+    above = [row for row in candidates(request) if preference(row) < preference(case.scheme)]
+    if case.scheme.kind == "gguf":
+        above.reverse()
+    else:
+        above = [row for row in above if row.bits > case.scheme.bits]
+        above.sort(key=lambda row: (row.bits, -row.quality_rank))
     return next((entry for row in above if (entry := _seen(request, row, looked))), None)
 
 
@@ -77,9 +81,8 @@ def changes(request: Request, case: Case) -> Iterator[Alternative]:
 
 def less_context(request: Request, case: Case) -> Iterator[Alternative]:
     """A shorter context, or fewer requests at once."""
-    tokens = judge.largest(
-        lambda count: judge.verdict_of(case, count, request.concurrency) == "fits", request.context_tokens
-    )
+    ceiling = min(request.context_tokens, case.model.max_context_tokens or request.context_tokens)
+    tokens = judge.largest(lambda count: judge.verdict_of(case, count, request.concurrency) == "fits", ceiling)
     tokens -= tokens % 256
     if tokens >= LEAST_USEFUL_CONTEXT_TOKENS:
         text = f"context {tokens:,} instead of {request.context_tokens:,}"

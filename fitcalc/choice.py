@@ -9,6 +9,7 @@ from typing import Any
 from fitcalc import catalog, ledger
 from fitcalc import verdict as judge
 from fitcalc.catalog import QuantRow
+from fitcalc.errors import UnknownNameError
 from fitcalc.frozen import dataclass
 from fitcalc.machine import device_counts
 from fitcalc.plan import LEAST_BITS, Request, candidates, case_for, runs_gguf
@@ -32,41 +33,67 @@ class Looked:
 
 
 def look_at(request: Request, row: QuantRow) -> Looked | None:
-    """Evaluate a scheme under the request; None where no engine runs it there."""
-    scheme = catalog.load_scheme(row.id)
-    case = case_for(request, scheme)
-    if isinstance(case, str):
+    """Evaluate a quantization under the request; None where no engine runs it there."""
+    try:
+        case = case_for(request, catalog.load_scheme(row.id))
+    except UnknownNameError:
+        # An option or KV type that no engine of this quantization has; the request's own check names it.
         return None
+    return None if isinstance(case, str) else looked_at(request, case)
+
+
+def looked_at(request: Request, case: Case) -> Looked:
+    """A plan with its verdict and its row of the table."""
     entries = case.ledgers(request.context_tokens, request.concurrency)
-    verdict = judge.verdict_of(case, request.context_tokens, request.concurrency)
     headroom = judge.tightest_headroom(entries)
+    bounded = headroom is not None and not case.model.unknowns
     shown = QuantChoice(
-        quant=scheme.id,
+        quant=case.scheme.id,
         engine=case.profile.id,
-        weights_bytes=weights_bytes(request.model, scheme, gguf=runs_gguf(case.profile)),
+        weights_bytes=weights_bytes(request.model, case.scheme, gguf=runs_gguf(case.profile)),
         total_bytes=max(ledger.total_bytes(entry.terms) for entry in entries),
         headroom_bytes=headroom,
-        max_context_tokens=None if headroom is None else judge.max_context_tokens(case, request.concurrency),
-        verdict=verdict,
+        max_context_tokens=judge.max_context_tokens(case, request.concurrency) if bounded else None,
+        verdict=judge.verdict_of(case, request.context_tokens, request.concurrency),
     )
-    return Looked(case, verdict, shown)
+    return Looked(case, shown.verdict, shown)
 
 
 def survey(request: Request) -> tuple[Looked, ...]:
-    """Every quantization that comes into question, best quality first."""
-    found = (look_at(request, row) for row in candidates(request))
-    return tuple(entry for entry in found if entry is not None)
+    """Every quantization that comes into question, best quality first; nothing larger than a checkpoint's own."""
+    found = [entry for row in candidates(request) if (entry := look_at(request, row)) is not None]
+    if not request.model.quant or not found:
+        return tuple(found)
+    own = found[0]
+    bits, most_bytes = own.case.scheme.bits, own.row.weights_bytes
+    return tuple(e for e in found if e.case.scheme.bits == bits or e.row.weights_bytes < most_bytes)
 
 
 def choose(looked: tuple[Looked, ...]) -> Looked | None:
     """The highest quality that fits, from 3 bits up; else tight; else fewer bits; else one to start changing from."""
     usual = [entry for entry in looked if entry.case.scheme.bits >= LEAST_BITS]
-    for verdict in ("fits", "tight"):
+    for verdict in ("fits", "tight", "unknown"):
         for group in (usual, looked):
             hit = next((entry for entry in group if entry.verdict == verdict), None)
             if hit is not None:
                 return hit
     return _nearest(usual) or min(usual or looked, key=lambda entry: entry.row.total_bytes, default=None)
+
+
+def choose_with_ram(request: Request) -> tuple[tuple[Looked, ...], Looked | None]:
+    """The table and the choice; where nothing fits on the cards and RAM is known, of plans that use both.
+
+    A part in RAM is read at RAM's speed, so there the best plan of 4 bits or less comes before larger ones.
+    """
+    looked = survey(request)
+    chosen = choose(looked)
+    if request.machine.ram_bytes is None or chosen is None or chosen.verdict != "does_not_fit":
+        return looked, chosen
+    moved = [(entry, with_offload(request, entry.case)) for entry in looked]
+    mixed = tuple(entry if case is None else looked_at(request, case) for entry, case in moved)
+    fitting = [entry for entry in mixed if entry.verdict in ("fits", "tight")]
+    small = [entry for entry in fitting if LEAST_BITS <= entry.case.scheme.bits <= _USUAL_BITS]
+    return mixed, next(iter([*small, *fitting]), chosen)
 
 
 def _nearest(usual: list[Looked]) -> Looked | None:

@@ -51,8 +51,13 @@ def _cards(gpu: str | Sequence[str] | None) -> tuple[list[Device], list[str]]:
     return cards, notes
 
 
+def ram_size(text: str) -> int:
+    """Bytes of memory as it is sold: '64GB' of RAM are 64 GiB."""
+    return parse_size(re.sub(r"(?i)([kmgt])b$", r"\1iB", text.strip()))
+
+
 def _host(cpu: str | None, ram: str | int | None) -> tuple[Device | None, int | None, list[str]]:
-    ram_bytes = parse_size(ram) if isinstance(ram, str) else ram
+    ram_bytes = ram_size(ram) if isinstance(ram, str) else ram
     if ram_bytes is not None and ram_bytes <= 0:
         raise RequestError(f"--ram {ram!r} is not a size of memory", hint="give it as 32GB or 64GiB")
     if cpu is None:

@@ -12,7 +12,8 @@ from typing import Any
 
 from fitcalc import catalog, engines, verdict
 from fitcalc.catalog import QuantRow
-from fitcalc.errors import RequestError, UnknownNameError, UnsupportedModelError
+from fitcalc.engines.options import has_options
+from fitcalc.errors import FitcalcError, RequestError, UnknownNameError, UnsupportedModelError
 from fitcalc.frozen import dataclass
 from fitcalc.machine import machine_label
 from fitcalc.spec.engine import EngineProfile
@@ -22,6 +23,8 @@ from fitcalc.spec.quant import Scheme
 from fitcalc.spec.workload import Workload
 
 SERVING_SEGMENTS = ("datacenter", "workstation")
+_SERVING, _LOCAL = ("vllm", "linear"), ("llama.cpp", "gguf")
+"""The engine and the kind of quantization for serving GPUs and for everything else."""
 AT_LOAD = "bitsandbytes"
 """The method that quantizes any 16-bit checkpoint while loading it, so that no quantized repository is needed."""
 LEAST_BITS = 3
@@ -128,25 +131,30 @@ def case_for(request: Request, scheme: Scheme) -> verdict.Case | str:
 
 
 def required_case(request: Request, scheme: Scheme) -> verdict.Case:
-    """The case of a scheme that was asked for by name; RequestError with what to try where no engine runs it."""
+    """The case of a scheme that was asked for by name; an error with what to try where no engine runs it."""
     found = case_for(request, scheme)
     if not isinstance(found, str):
         return found
-    runs = [
-        row.id for row in candidates(request) if not isinstance(case_for(request, catalog.load_scheme(row.id)), str)
-    ]
+    offered = (catalog.load_scheme(row.id) for row in candidates(request))
+    runs = [other.id for other in offered if not isinstance(case_for(request, other), str)]
     if not runs:
-        raise nothing_runs(request)
+        raise nothing_runs(request, found)
     raise RequestError(found, hint=f"what runs there: --quant {', '.join(runs[:6])}")
 
 
-def nothing_runs(request: Request) -> UnsupportedModelError:
-    """No engine that is modelled runs the model on the machine at all: not an answer, and not the user's mistake."""
+def nothing_runs(request: Request, reason: str = "") -> FitcalcError:
+    """Why there is no plan at all: the user's own options speak against it, or no engine is modelled for the device."""
+    if not reason:
+        reasons = (case_for(request, catalog.load_scheme(row.id)) for row in candidates(request))
+        reason = next((found for found in reasons if isinstance(found, str)), "")
+    stated = request.engine or request.tensor_parallel or request.pipeline_parallel or request.kv_dtype
+    accelerated = any(card.kind == "accelerator" for card in request.machine.gpus)
+    if (stated or request.options) and not accelerated:
+        return RequestError(reason, hint="leave that option out to let fitcalc choose")
     names = machine_label(request.machine)
-    if any(card.kind == "accelerator" for card in request.machine.gpus):
+    hint = reason or "fitcalc engines lists what each engine runs on"
+    if accelerated:
         hint = "TPU, Gaudi, Trainium and the like have a profile, but no engine for them is modelled yet"
-    else:
-        hint = "fitcalc engines lists what each engine runs on"
     return UnsupportedModelError(f"no engine modelled here runs {request.model.name} on {names}", hint=hint)
 
 
@@ -184,7 +192,7 @@ def candidates(request: Request) -> tuple[QuantRow, ...]:
         if scheme.id in (sixteen, native)
         or (scheme.kind in wanted and (_usual(scheme) or _is_twin(scheme, native)) and model.kind == "decoder")
         or (model.kind != "decoder" and scheme.method == AT_LOAD)
-        or (scheme.kind == below and scheme.bits < 4 and _usual(scheme))
+        or (scheme.kind == below and ((scheme.bits < 4 and _usual(scheme)) or _is_twin(scheme, native)))
     ]
     if model.quant:
         chosen = _not_widened(chosen, native)
@@ -194,9 +202,14 @@ def candidates(request: Request) -> tuple[QuantRow, ...]:
 
 
 def _wanted_kinds(request: Request) -> tuple[str, ...]:
+    """Kinds of the engine asked for, else of the one that the machine is for, or of the one that knows the options."""
     if request.engine is not None:
         return tuple(kind for kind in request.engine.quant_kinds if kind != "float")
-    return ("linear",) if serves_safetensors(request.machine) else ("gguf",)
+    order = [_SERVING, _LOCAL] if serves_safetensors(request.machine) else [_LOCAL, _SERVING]
+    if request.kv_dtype or request.options:
+        known = [pair for pair in order if has_options(catalog.load_engine(pair[0]), request.kv_dtype, request.options)]
+        order = [*known, *order]
+    return (order[0][1],)
 
 
 def _not_widened(schemes: list[QuantRow], native: str) -> list[QuantRow]:

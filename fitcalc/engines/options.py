@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -76,6 +77,16 @@ def _known(name: str, profile: EngineProfile) -> str:
 
     close = tuple(get_close_matches(plain, names, 3, 0.5))
     raise UnknownNameError(f"option of {profile.name}", name, close, hint=f"it has {', '.join(names)}")
+
+
+def has_options(profile: EngineProfile, kv_dtype: str, options: Mapping[str, Any]) -> bool:
+    """Does the engine know this KV type and every option by name?"""
+    try:
+        for name in options:
+            _known(name, profile)
+    except UnknownNameError:
+        return False
+    return not kv_dtype or kv_dtype in profile.kv_types
 
 
 def contradiction(workload: Workload, profile: EngineProfile) -> str | None:
