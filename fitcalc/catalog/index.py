@@ -40,6 +40,9 @@ def build_index(folder: str) -> dict[str, Any]:
         for key, place in _repositories(contents, owners).items():
             kind, _, stem = place.partition("/")
             index[kind][key] = stem
+            if "/" not in key and _other_weights(key, key_of(kind, stem)):
+                note = f"sized as {stem}, whose tensor shapes it has; the command names {stem}'s repository"
+                index["notes"].setdefault(kind, {})[key] = note
     for stem, content in _profiles(folder, "gpus"):
         device = device_of(content, stem)
         index["sizes"]["gpus"][stem] = [
@@ -58,6 +61,16 @@ def build_index(folder: str) -> dict[str, Any]:
         index["sizes"]["models"][stem] = [content.get("family", ""), content["config"].get("model_type", ""), counted]
     ordered: dict[str, Any] = _sorted(index)
     return ordered
+
+
+_SAME_WEIGHTS = {"instruct", "chat", "base", "it", "hf", "meta"}
+"""Words by which the names of one model's repositories differ."""
+
+
+def _other_weights(name: str, profile: str) -> bool:
+    """Does a name hold a word that the profile's has not (coder, hermes)? Then only the shapes are alike."""
+    words = {word for word in name.split("-") if word.isalpha() and len(word) > 1}
+    return bool(words - set(profile.split("-")) - _SAME_WEIGHTS)
 
 
 def _claim(owners: dict[str, str], key: str, place: str, name: str) -> None:
