@@ -170,6 +170,38 @@ def test_a_closed_pipe_is_quiet() -> None:
     assert len(done.stdout.splitlines()) == 1
 
 
+FIT = "llama-3.1-8b --gpu rtx-3060 --quant q4_k_m"
+
+
+def _shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line of bash, with `fitcalc` in it meaning this one."""
+    here = command.replace("fitcalc", f"{sys.executable} -m fitcalc")
+    env = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **environment}
+    return subprocess.run(["bash", "-c", here], capture_output=True, text=True, env=env, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("form", ["", "--json", "--csv", "--explain"])
+def test_a_reader_that_has_gone_is_not_does_not_fit(form: str) -> None:
+    done = _shell(f"fitcalc {FIT} {form} 2>/dev/null | true; echo ${{PIPESTATUS[0]}}")
+    assert done.stdout == "0\n"
+    assert "Traceback" not in _shell(f"fitcalc {FIT} {form} | true").stderr
+
+
+@pytest.mark.parametrize(("quant", "code"), [("q4_k_m", 0), ("fp32", 1)])
+def test_a_closed_output_leaves_the_verdict_in_the_exit_code(quant: str, code: int) -> None:
+    done = _shell(f"fitcalc llama-3.1-8b --gpu rtx-3060 --quant {quant} >&-")
+    assert done.returncode == code
+    assert "error" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+@pytest.mark.parametrize("arguments", [FIT, f"{FIT} --json", "models", "no-such-model --json"])
+def test_an_output_that_is_full_is_one_line(arguments: str) -> None:
+    done = _shell(f"fitcalc {arguments} >/dev/full")
+    assert done.returncode == 2
+    assert done.stderr.strip() == "error: cannot write: No space left on device"
+
+
 @pytest.mark.parametrize("listing", ["models", "devices", "quants", "engines"])
 def test_listings_as_text_and_json(listing: str) -> None:
     as_json = json.loads(fitcalc(listing, "--json").stdout)

@@ -5,6 +5,7 @@ Exit codes: 0 fits · 1 does not fit · 2 bad usage or input · 3 cannot be deci
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -24,12 +25,34 @@ VERDICT_EXIT = {"fits": EXIT_FITS, "tight": EXIT_FITS, "does_not_fit": EXIT_DOES
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code; errors become one line (JSON with --json)."""
-    as_json = "--json" in arguments
+    """Run one command line and return its exit code; errors become one line (JSON with --json).
+
+    A reader that has gone (head, less) ends it quietly with 0; an output that cannot take the text is an error.
+    """
     try:
-        code = cli.main(args=list(arguments), prog_name="fitcalc", standalone_mode=False)
-        sys.stdout.flush()
-        return int(code or 0)
+        code = _answered(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _discard_output()
+        return EXIT_FITS
+    except OSError as error:
+        _discard_output()
+        return _fail("output", f"cannot write: {error.strerror or error}", "", EXIT_USAGE, as_json=False)
+
+
+def _answered(arguments: Sequence[str]) -> int:
+    as_json = "--json" in arguments
+    output = sys.stdout
+    try:
+        return int(cli.main(args=list(arguments), prog_name="fitcalc", standalone_mode=False) or 0)
+    except SystemExit as stop:
+        if sys.stdout is output:
+            raise
+        # click answers a closed pipe by wrapping the streams and leaving with 1, which here means "does not fit".
+        sys.stdout = output
+        raise BrokenPipeError from stop
     except FitcalcError as error:
         return _fail(error.code, str(error), error.hint, _exit_of(error), as_json=as_json)
     except click.UsageError as error:
@@ -38,15 +61,18 @@ def run(arguments: Sequence[str]) -> int:
         return _fail("usage", error.format_message(), "", EXIT_USAGE, as_json=as_json)
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone (head, less): stop quietly, and keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FITS
     except Exception as error:
-        if os.environ.get("FITCALC_TRACEBACK"):
+        # Files are opened by name and answered for where they are read: an error without a name is of the output.
+        if os.environ.get("FITCALC_TRACEBACK") or (isinstance(error, OSError) and error.filename is None):
             raise
         hint = "this is a defect of fitcalc: run it with FITCALC_TRACEBACK=1 and report what it prints"
         return _fail("internal", f"{type(error).__name__}: {error}", hint, EXIT_INTERNAL, as_json=as_json)
+
+
+def _discard_output() -> None:
+    """Send what is still buffered nowhere, so that the interpreter does not complain about it at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit_of(error: FitcalcError) -> int:
@@ -64,7 +90,8 @@ def _fail(code: str, message: str, hint: str, exit_code: int, *, as_json: bool) 
         error = {"code": code, "message": message, "hint": hint, "exit_code": exit_code}
         click.echo(json.dumps({"schema_version": 1, "error": error}, indent=2))
         return exit_code
-    click.echo(f"{click.style('error', fg='red')}: {message}", err=True)
-    if hint:
-        click.echo(f"  {hint}", err=True)
+    with contextlib.suppress(OSError):
+        click.echo(f"{click.style('error', fg='red')}: {message}", err=True)
+        if hint:
+            click.echo(f"  {hint}", err=True)
     return exit_code

@@ -26,8 +26,10 @@ class Style:
         return f"\x1b[{';'.join(_CODES[look] for look in looks)}m{text}\x1b[0m"
 
 
-def style_of(stream: TextIO) -> Style:
-    """The style of a stream: NO_COLOR, FORCE_COLOR, COLUMNS and pipes honoured."""
+def style_of(stream: TextIO | None) -> Style:
+    """The style of a stream: NO_COLOR, FORCE_COLOR, COLUMNS and pipes honoured; a closed one (None) takes any."""
+    if stream is None:
+        return Style()
     color = "NO_COLOR" not in os.environ and (stream.isatty() or bool(os.environ.get("FORCE_COLOR")))
     width = _columns(stream)
     try:
