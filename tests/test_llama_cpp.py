@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -13,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fitcalc import catalog, ledger, units
+from fitcalc import catalog, engines, ledger, units
 from fitcalc.engines import llama_cpp
-from fitcalc.engines.base import DeviceLedger
+from fitcalc.engines.base import DeviceLedger, most_requests
 from fitcalc.engines.llama_cpp_ledgers import repacked_bytes
 from fitcalc.errors import FitcalcError, RequestError, UnknownNameError
 from fitcalc.quantization import assign, total_bytes
+from fitcalc.render.command import wrap_command
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.workload import Workload
 from fitcalc.units import GIB, MIB
@@ -351,6 +353,72 @@ def test_ollama_writes_a_modelfile() -> None:
     assert "OLLAMA_NUM_PARALLEL=2" in command
     assert "PARAMETER num_ctx 8192" in command
     assert "PARAMETER num_batch 512" in command
+    lines = command.splitlines()
+    first, last = lines.index("cat > Modelfile <<'EOF'"), lines.index("EOF")
+    assert [line.split()[0] for line in lines[first + 1 : last]] == ["FROM", "PARAMETER", "PARAMETER"]
+    assert lines[last + 1].startswith("ollama create ")
+    assert wrap_command(command, 40) == lines
+
+
+def test_start_commands_name_only_files_that_are_there() -> None:
+    known = catalog.load_model("llama-3.1-8b")
+    repository = dict(known.quantized_repos)["gguf"]
+    assert f" -hf {repository}:Q4_K_M " in llama_cpp.command(plan("llama-3.1-8b", "q4_k_m"), 4096, 1)
+    for quant in ("bf16", "fp16", "iq3_s"):
+        for engine in ("llama.cpp", "ollama"):
+            command = llama_cpp.command(plan("llama-3.1-8b", quant, engine=engine), 4096, 1)
+            assert repository not in command
+            assert ".gguf>" in command
+    native = llama_cpp.command(plan("gpt-oss-20b", "mxfp4_moe"), 4096, 1)
+    assert " -hf ggml-org/gpt-oss-20b-GGUF -c " in native
+
+
+def test_start_command_leaves_out_what_the_ledger_does_not_count() -> None:
+    """Towers that -hf would load by itself, and prompts that the server would keep in RAM."""
+    text = llama_cpp.command(plan("gemma-3-27b", "q4_k_m"), 4096, 1)
+    assert "--no-mmproj" in text.split()
+    assert "--no-mmproj" not in llama_cpp.command(plan("gemma-3-27b", "q4_k_m", mmproj=True), 4096, 1)
+    assert "--no-mmproj" not in llama_cpp.command(plan("llama-3.1-8b", "q4_k_m"), 4096, 1)
+    assert "--cache-ram 0" in text
+    old = llama_cpp.command(plan("llama-3.1-8b", "q4_k_m", engine="llama.cpp-2024"), 4096, 1)
+    assert "--cache-ram" not in old
+
+
+@pytest.mark.parametrize("engine", ["llama.cpp", "llama.cpp-2024", "ollama"])
+def test_every_version_runs_gguf_and_16_bit(engine: str) -> None:
+    profile, where = catalog.load_engine(engine), Machine((card(),), PROCESSOR, 512 * GIB)
+    model = catalog.load_model("llama-3.1-8b")
+    for quant in ("q4_k_m", "bf16"):
+        assert engines.refusal(profile, catalog.load_scheme(quant), where, Workload(4096), model) is None
+    assert engines.refusal(profile, catalog.load_scheme("awq"), where, Workload(4096), model)
+
+
+@pytest.mark.parametrize(("engine", "limit"), [("llama.cpp", 256), ("ollama", 256), ("llama.cpp-2024", None)])
+def test_one_context_runs_so_many_requests(engine: str, limit: int | None) -> None:
+    """LLAMA_MAX_SEQ; builds before it had no limit."""
+    profile, where = catalog.load_engine(engine), Machine((card(),), PROCESSOR, 512 * GIB)
+    parts = catalog.load_model("llama-3.1-8b"), catalog.load_scheme("q4_k_m"), where
+    assert most_requests(profile) == limit
+    assert llama_cpp.refusal(*parts, Workload(4096, 256), profile) is None
+    reason = llama_cpp.refusal(*parts, Workload(4096, 257), profile)
+    assert reason is None if limit is None else "256 requests" in str(reason)
+
+
+def test_shared_memory_says_how_its_limit_is_raised() -> None:
+    for device, words in (("apple-m2-8gb", "iogpu.wired_limit_mb"), ("ryzen-ai-max-395-128", "GTT")):
+        found = catalog.load_device(device)
+        said = llama_cpp.notes(plan("llama-3.2-1b", "q4_k_m", machine=Machine((found,), PROCESSOR, 8 * GIB)))
+        assert sum(words in note for note in said) == 1
+        assert not any("\n" in note for note in said)
+
+
+def test_context_of_other_vendors_is_said_to_be_the_drivers() -> None:
+    def note(device: Device) -> str:
+        first = llama_cpp.ledgers(plan("llama-3.2-1b", machine=Machine((device,), PROCESSOR, 8 * GIB)), 4096, 1)[0]
+        return next(term.note for term in first.terms if term.name == "cuda_context")
+
+    assert "driver context" in note(card(vendor="amd"))
+    assert "driver context" not in note(replace(card(), compute_capability="8.6"))
 
 
 @pytest.mark.parametrize(

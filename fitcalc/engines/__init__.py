@@ -36,10 +36,17 @@ def refusal(
 
 
 def _unsupported_quantization(profile: EngineProfile, scheme: Scheme) -> str | None:
-    listed = profile.id in scheme.engines or profile.module in scheme.engines
+    names = {profile.id, profile.module, _line(profile.id)}
+    listed = not names.isdisjoint(scheme.engines)
     if scheme.kind in profile.quant_kinds and (listed or not scheme.engines):
         return None
     return f"{profile.name} does not run {scheme.name}"
+
+
+def _line(profile_id: str) -> str:
+    """The engine of which a profile is a version: llama.cpp-2024 -> llama.cpp."""
+    line, _, version = profile_id.rpartition("-")
+    return line if version[:1].isdigit() else profile_id
 
 
 def _unsupported_device(profile: EngineProfile, scheme: Scheme, machine: Machine) -> str | None:

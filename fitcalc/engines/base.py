@@ -12,7 +12,7 @@ from fitcalc.errors import UnknownNameError
 from fitcalc.frozen import dataclass
 from fitcalc.ledger import Input, Term
 from fitcalc.spec.engine import EngineProfile
-from fitcalc.spec.hardware import Machine
+from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.quant import Scheme
 from fitcalc.spec.workload import Workload
@@ -83,6 +83,18 @@ def kv_block(profile: EngineProfile, kv_dtype: str) -> tuple[int, int]:
     return types[kv_dtype]
 
 
+def most_requests(profile: EngineProfile) -> int | None:
+    """Requests that the engine can run at once at most; None where it sets no limit of its own."""
+    limit: int | None = profile.constants.get("max_sequences")
+    return limit
+
+
+def memory_notes(machine: Machine) -> tuple[str, ...]:
+    """What is known of memory that devices share with the system: where its limit lies, how it is raised."""
+    shared = (device for device in machine.gpus if device.kind == "unified")
+    return tuple(dict.fromkeys(note for device in shared for note in device.notes if "memory" in note.lower()))
+
+
 def repository(model: ModelSpec, scheme: Scheme) -> str:
     """The repository to load: the model's own for its own type, a known quantized one, else a visible placeholder."""
     own = model.quant.scheme if model.quant else ""
@@ -106,6 +118,11 @@ def spread(profile: EngineProfile, name: str, constant: str, note: str = "") -> 
     source = profile.sources.get(constant, "")
     inputs = (Input(constant, entry["bytes"], source),)
     return Term(name, entry["bytes"], entry["low"], entry["high"], "estimated", constant, inputs, note)
+
+
+def context_note(device: Device, note: str) -> str:
+    """The note of a term `cuda_context`; it says that the term is the driver's context where that is not CUDA's."""
+    return note if device.compute_capability else f"driver context: {note}"
 
 
 def capability(text: str) -> tuple[int, ...]:

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from fitcalc.engines import llama_cpp_ledgers
-from fitcalc.engines.base import DeviceLedger, Pool
+from fitcalc.engines.base import DeviceLedger, Pool, memory_notes, most_requests
 from fitcalc.engines.llama_cpp_command import start_command
-from fitcalc.engines.llama_cpp_ledgers import TOWER_PARTS, kv_cache_bytes, repacked_bytes
+from fitcalc.engines.llama_cpp_ledgers import has_towers, kv_cache_bytes, repacked_bytes
 from fitcalc.engines.llama_cpp_offload import offload_summary, offloaded, resolved
 from fitcalc.engines.llama_cpp_plan import Prepared, prepare, shape_at
 from fitcalc.engines.llama_cpp_settings import Settings, settings_of, window_tokens
@@ -58,6 +58,9 @@ def refusal(
         return f"{profile.name} has no converter for {model.model_type}"
     if workload.tensor_parallel > 1:
         return f"{profile.name} divides a model by layers, not by tensors: leave out --tp"
+    most = most_requests(profile)
+    if most and workload.concurrency > most:
+        return f"{profile.name} runs at most {most} requests at once, {workload.concurrency} are asked for"
     for name in (workload.kv_dtype, workload.options.get("type_k"), workload.options.get("type_v")):
         if name and str(name).startswith("fp8"):
             return f"{profile.name} has no fp8 KV cache: use q8_0"
@@ -122,7 +125,7 @@ def notes(prepared: Prepared) -> tuple[str, ...]:
 
 def _notes(prepared: Prepared) -> Iterator[str]:
     model, settings = prepared.model, prepared.settings
-    if any(tensor.part in TOWER_PARTS for tensor in model.tensors) and not settings.towers:
+    if has_towers(model) and not settings.towers:
         yield "text only: the vision or audio tower is a separate mmproj file (option mmproj)"
     if repacked_bytes(prepared):
         yield "programs that show memory count repacked weights twice; the mapped file gives way when memory is short"
@@ -130,3 +133,4 @@ def _notes(prepared: Prepared) -> Iterator[str]:
         yield "layers with a window keep the window and one micro-batch per request"
     if prepared.uses_host:
         yield offload_summary(prepared)
+    yield from memory_notes(prepared.machine)

@@ -1,10 +1,11 @@
-"""The start command of llama-server, or the Modelfile lines of Ollama, as the ledger assumes them."""
+"""The start command of llama-server, or Ollama's with its Modelfile, as the ledger assumes them."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
 
+from fitcalc.engines.llama_cpp_ledgers import has_towers
 from fitcalc.engines.llama_cpp_settings import KV_NAMES, Settings, Shape
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.model import ModelSpec
@@ -25,10 +26,16 @@ def file_type(scheme: Scheme) -> str:
     return scheme.recipe or _FLOAT_TYPES.get(scheme.id, scheme.id.upper())
 
 
-def gguf_repository(model: ModelSpec, scheme: Scheme) -> str:
-    """A repository that is known to hold the file; '' where none is."""
+def gguf_file(model: ModelSpec, scheme: Scheme, profile: EngineProfile) -> str:
+    """'org/repo:Q4_K_M', as -hf takes it, where the repository surely holds the file; '' elsewhere.
+
+    A repository that is named for a type outside the usual ones holds that one file, and needs no tag.
+    """
     known = dict(model.quantized_repos)
-    return known.get(scheme.id) or known.get("gguf") or ""
+    if file_type(scheme) in profile.constants["published_types"]:
+        found = known.get(scheme.id) or known.get("gguf")
+        return f"{found}:{file_type(scheme)}" if found else ""
+    return known.get(scheme.id, "")
 
 
 def file_name(model: ModelSpec, scheme: Scheme) -> str:
@@ -50,11 +57,14 @@ def start_command(
     all_layers: int,
     cpu_expert_layers: int,
 ) -> str:
-    """The words that start the engine; a shell line, or for Ollama a Modelfile and two lines."""
+    """The words that start the engine; one shell line, or for Ollama a Modelfile between two."""
     if profile.constants["command"] == "ollama":
-        return _ollama(model, scheme, settings, shape, gpu_layers if gpu_layers < all_layers and cards else None)
-    repository = gguf_repository(model, scheme)
-    source = ["-hf", f"{repository}:{file_type(scheme)}"] if repository else ["-m", file_name(model, scheme)]
+        layers = gpu_layers if gpu_layers < all_layers and cards else None
+        return _ollama(model, scheme, profile, settings, shape, layers)
+    published = gguf_file(model, scheme, profile)
+    source = ["-hf", published] if published else ["-m", file_name(model, scheme)]
+    if published and profile.constants["finds_mmproj"] and has_towers(model) and not settings.towers:
+        source.append("--no-mmproj")
     words = [
         "llama-server",
         *source,
@@ -98,15 +108,25 @@ def _switches(profile: EngineProfile, workload: Workload, settings: Settings, ca
         yield "--no-mmap"
     if not settings.repacked:
         yield "--no-repack"
+    if profile.constants["keeps_prompts"]:
+        # Prompts of the past are kept in RAM beside the cache, which no ledger counts.
+        yield from ("--cache-ram", "0")
     if cards > 1 and options["split_mode"] != defaults["split_mode"]:
         yield from ("-sm", str(options["split_mode"]))
     if cards > 1 and tuple(options["tensor_split"]) != tuple(defaults["tensor_split"]):
         yield from ("-ts", ",".join(f"{part:g}" for part in options["tensor_split"]))
 
 
-def _ollama(model: ModelSpec, scheme: Scheme, settings: Settings, shape: Shape, gpu_layers: int | None) -> str:
-    repository = gguf_repository(model, scheme)
-    source = f"hf.co/{repository}:{file_type(scheme)}" if repository else f"./{file_name(model, scheme)}"
+def _ollama(
+    model: ModelSpec,
+    scheme: Scheme,
+    profile: EngineProfile,
+    settings: Settings,
+    shape: Shape,
+    gpu_layers: int | None,
+) -> str:
+    published = gguf_file(model, scheme, profile)
+    source = f"hf.co/{published}" if published else f"./{file_name(model, scheme)}"
     per_request = shape.total_cells // (1 if settings.unified else shape.sequences)
     name = f"{model.id}-{scheme.id}"
     lines = [f"FROM {source}", f"PARAMETER num_ctx {per_request}", f"PARAMETER num_batch {settings.batch}"]
@@ -117,6 +137,6 @@ def _ollama(model: ModelSpec, scheme: Scheme, settings: Settings, shape: Shape, 
         f"OLLAMA_FLASH_ATTENTION={1 if settings.flash else 0}",
         f"OLLAMA_KV_CACHE_TYPE={kv_name(settings.type_k)}",
     ]
-    written = "\\n".join(lines)
-    start = f"{' '.join(environment)} ollama serve"
-    return f"{start} & printf '{written}\\n' > Modelfile && ollama create {name} && ollama run {name}"
+    start = f"{' '.join(environment)} ollama serve &"
+    written = ("cat > Modelfile <<'EOF'", *lines, "EOF")
+    return "\n".join((start, *written, f"ollama create {name} && ollama run {name}"))

@@ -13,6 +13,7 @@ from fitcalc.engines.llama_cpp_plan import Prepared, shape_at
 from fitcalc.engines.llama_cpp_settings import Shape
 from fitcalc.ledger import Input, Term
 from fitcalc.spec.hardware import Device
+from fitcalc.spec.model import ModelSpec
 from fitcalc.units import format_gib
 
 TOWER_PARTS = ("vision", "audio", "projector")
@@ -138,6 +139,11 @@ def _joined(card: Share, host: Share) -> Share:
     summed = ("weights_bytes", "head_bytes", "cell_bytes", "window_cell_bytes", "padding_bytes")
     sums = {name: getattr(card, name) + getattr(host, name) for name in (*summed, "conv_elems", "state_elems")}
     return replace(card, **sums)
+
+
+def has_towers(model: ModelSpec) -> bool:
+    """The model has parts that lie in a separate mmproj file."""
+    return any(tensor.part in TOWER_PARTS for tensor in model.tensors)
 
 
 def _towers(prepared: Prepared) -> Iterator[Term]:

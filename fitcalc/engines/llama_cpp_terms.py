@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from fitcalc.engines.base import context_note
 from fitcalc.engines.llama_cpp_graph import Graph
 from fitcalc.engines.llama_cpp_layout import Share
 from fitcalc.engines.llama_cpp_settings import Settings, Shape
@@ -211,6 +212,7 @@ def context(device: Device, rules: dict[str, Any]) -> Iterator[Term]:
     high = rules["context"]["high"] if measured is None else measured + rules["context_margin"]
     source = rules["context_source"] if measured is None else device.source
     note = "grows with the card" if measured is None else "measured; the high end has a library's workspace beside it"
+    note = context_note(device, note)
     inputs = (Input("context_bytes", size, source),)
     yield Term("cuda_context", size, low, high, "estimated", "context_bytes", inputs, note)
 
