@@ -441,11 +441,38 @@ def test_commands_match_their_ledgers() -> None:
 
 
 def test_quantizing_at_load_is_said() -> None:
-    """fp8 and bitsandbytes are real flags on a 16-bit repository; AWQ and GPTQ are not."""
+    """fp8 and bitsandbytes are real flags on a 16-bit repository, AWQ and GPTQ are not; no command uses them."""
     base = replace(catalog.load_model("llama-3.1-8b"), quantized_repos=())
-    prepared = plan(base, "fp8")
-    assert f"vllm serve {base.hf_repo} --quantization fp8 " in vllm.command(prepared, 8192, 1)
-    assert any("while loading" in note for note in vllm.notes(prepared))
+    for scheme, flag in (("fp8", "fp8"), ("bnb-nf4", "bitsandbytes")):
+        prepared = plan(base, scheme)
+        command = vllm.command(prepared, 8192, 1)
+        assert command.startswith("vllm serve <a")
+        assert "--quantization" not in command
+        assert any(f"while loading (--quantization {flag})" in note for note in vllm.notes(prepared))
+    assert not any("while loading" in note for note in vllm.notes(plan(base, "awq")))
+
+
+@pytest.mark.parametrize("engine", ["vllm", "vllm-0.8", "vllm-0.11", "vllm-0.19"])
+def test_every_version_runs_what_the_line_runs(engine: str) -> None:
+    profile, machine = catalog.load_engine(engine), Machine((card(),))
+    model = catalog.load_model("llama-3.1-8b")
+    for scheme in ("bf16", "awq", "gptq", "fp8"):
+        assert engines.refusal(profile, catalog.load_scheme(scheme), machine, Workload(8192), model) is None
+    assert engines.refusal(profile, catalog.load_scheme("q4_k_m"), machine, Workload(8192), model)
+
+
+@pytest.mark.parametrize(("capability", "halved"), [("7.0", True), ("7.5", True), ("8.0", False), ("", False)])
+def test_bf16_runs_as_fp16_on_cards_that_lack_it(capability: str, halved: bool) -> None:
+    prepared = plan("llama-3.1-8b", "bf16", device=card("Some card", 32, capability))
+    assert ("--dtype float16" in vllm.command(prepared, 4096, 1)) == halved
+    assert any("fp16" in note for note in vllm.notes(prepared)) == halved
+    full = plan("llama-3.2-1b", "fp32", device=card("Some card", 32, capability))
+    assert "--dtype float32" in vllm.command(full, 4096, 1)
+
+
+def test_rare_cache_types_are_said_to_be_rare() -> None:
+    assert any("not every build" in note for note in vllm.notes(plan("llama-3.1-8b", "bf16", kv="int8")))
+    assert not any("not every build" in note for note in vllm.notes(plan("llama-3.1-8b", "bf16", kv="fp8")))
 
 
 def test_fp8_on_ampere_is_weight_only() -> None:

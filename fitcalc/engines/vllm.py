@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fitcalc.engines import paged, shards, vllm_start
-from fitcalc.engines.base import DeviceLedger, Pool, elem_bytes_of, kv_block, spread
+from fitcalc.engines.base import DeviceLedger, Pool, context_note, elem_bytes_of, kv_block, spread
 from fitcalc.engines.options import settled
 from fitcalc.engines.paged import CacheTypes, Layout
 from fitcalc.engines.shards import Rank, RankWeights
@@ -119,7 +119,7 @@ def _card(
     )  # fmt: skip
     terms = (
         _weights(scheme, profile, held.weights),
-        fixed("cuda_context", context, "derived", note="lives outside vLLM's share"),
+        fixed("cuda_context", context, "derived", note=context_note(device, "lives outside vLLM's share")),
         graphs,
         _runtime(profile, ranks, len(stages)),
         *_vision(model, profile),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fitcalc.engines.base import capability, repository
+from fitcalc.engines.base import capability, memory_notes, repository
 from fitcalc.engines.shards import Rank, rank_shape
 from fitcalc.engines.vllm_plan import Prepared
 from fitcalc.errors import RequestError
@@ -160,7 +160,7 @@ def _cut(entry: Stored, rank: Rank, model_name: str) -> str | None:
 
 
 def _load_time_flag(prepared: Prepared) -> str:
-    """The --quantization value with which vLLM quantizes a 16-bit repository itself; '' where it loads as stored."""
+    """The --quantization value with which vLLM could quantize a 16-bit repository itself; '' where it need not."""
     model, scheme = prepared.model, prepared.scheme
     flags = prepared.profile.constants["quantized_at_load"]
     stored_so = scheme.id in dict(model.quantized_repos) or (model.quant and model.quant.scheme == scheme.id)
@@ -170,11 +170,11 @@ def _load_time_flag(prepared: Prepared) -> str:
 def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
     """`vllm serve` with every setting that the ledger depends on."""
     model, scheme, work = prepared.model, prepared.scheme, prepared.workload
-    flag = _load_time_flag(prepared)
     requests, batch, _ = batch_of(prepared, context_tokens, concurrency)
-    parts = ["vllm serve", model.hf_repo if flag else repository(model, scheme)]
-    parts += [f"--quantization {flag}"] if flag else []
-    if scheme.kind == "float" and scheme.weight.id != model.dtype and scheme.weight.id in _DTYPE_FLAGS:
+    parts = ["vllm serve", repository(model, scheme)]
+    if _halves_bf16(prepared):
+        parts.append(f"--dtype {_DTYPE_FLAGS['fp16']}")
+    elif scheme.kind == "float" and scheme.weight.id != model.dtype and scheme.weight.id in _DTYPE_FLAGS:
         parts.append(f"--dtype {_DTYPE_FLAGS[scheme.weight.id]}")
     parts += [
         f"--max-model-len {context_tokens}",
@@ -194,7 +194,15 @@ def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
 
 def notes(prepared: Prepared) -> tuple[str, ...]:
     """What a reader has to know beside the numbers."""
-    found = [_load_note(prepared), _share_note(prepared), _idle_note(prepared), _weight_only_note(prepared)]
+    found = [
+        _load_note(prepared),
+        _half_note(prepared),
+        _kv_note(prepared),
+        _share_note(prepared),
+        _idle_note(prepared),
+        _weight_only_note(prepared),
+    ]
+    found += memory_notes(prepared.machine)
     if any(device.kind == "unified" for device in prepared.machine.gpus):
         found.append("on unified memory other programs share what vLLM may claim; leave room for them")
     if len({card.device.id for card in prepared.cards}) > 1:
@@ -206,7 +214,32 @@ def notes(prepared: Prepared) -> tuple[str, ...]:
 
 def _load_note(prepared: Prepared) -> str:
     flag = _load_time_flag(prepared)
-    return f"vLLM quantizes the 16-bit repository itself while loading (--quantization {flag})" if flag else ""
+    if not flag:
+        return ""
+    return (
+        f"vLLM can also quantize the 16-bit repository while loading (--quantization {flag}): "
+        "the 16-bit weights then pass through the card"
+    )
+
+
+def _halves_bf16(prepared: Prepared) -> bool:
+    """The model computes in bf16 and a card has none: vLLM runs it in fp16 there."""
+    scheme, needed = prepared.scheme, tuple(prepared.profile.constants["bf16_capability"])
+    computes = scheme.weight.id if scheme.kind == "float" else prepared.model.dtype
+    have = (capability(card.device.compute_capability) for card in prepared.cards)
+    return computes == "bf16" and any(own and own < needed for own in have)
+
+
+def _half_note(prepared: Prepared) -> str:
+    needed = ".".join(str(part) for part in prepared.profile.constants["bf16_capability"])
+    return f"runs in fp16: bf16 needs compute capability {needed}" if _halves_bf16(prepared) else ""
+
+
+def _kv_note(prepared: Prepared) -> str:
+    kv_dtype = prepared.workload.kv_dtype
+    if kv_dtype not in prepared.profile.constants["rare_kv_flags"]:
+        return ""
+    return f"not every build of vLLM takes --kv-cache-dtype {kv_dtype}; fp8 is as large and common"
 
 
 def _share_note(prepared: Prepared) -> str:
