@@ -154,6 +154,10 @@ def test_refusals() -> None:
     assert "needs a GPU" in reason("awq", Machine((), HOST, 62 * GIB))
     assert "fewer layers" in reason("bf16", Machine((CARD,) * 17))
     assert "does not run" in reason("q4_k_m", two)
+    # It has no kernels for weights in 8 bit and compute in 16: it would widen them.
+    assert "to 16 bit below compute capability 8.9" in reason("fp8", two)
+    assert reason("fp8", Machine((replace(CARD, compute_capability="8.9"),))) == ""
+    assert reason("awq", two) == ""
 
 
 def test_commands() -> None:
@@ -170,6 +174,22 @@ def test_commands() -> None:
     cpu = transformers.command(plan(base, "bf16", Machine((), HOST, 62 * GIB)), 4096, 1)
     assert 'device_map="cpu"' in cpu
     assert len(transformers.notes(plan(base, "bf16", Machine((CARD, CARD))))) == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "generates"),
+    [
+        ("whisper-tiny", "AutoModelForSpeechSeq2Seq", True),
+        ("t5-small", "AutoModelForSeq2SeqLM", True),
+        ("bert-base", "AutoModel", False),
+        ("llama-3.2-1b", "AutoModelForCausalLM", True),
+    ],
+)
+def test_classes_of_kinds(model: str, name: str, generates: bool) -> None:
+    command = transformers.command(plan(model, "fp32"), 448, 1)
+    assert f" {name}.from_pretrained(" in command
+    assert ("generation_config" in command) == generates
+    compile(command.split("'", 1)[1].rsplit("'", 1)[0], "command", "exec")
 
 
 def test_file_format_counts() -> None:

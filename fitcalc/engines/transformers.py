@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fitcalc.engines.base import DeviceLedger, Pool, elem_bytes_of, kv_block, repository, spread
+from fitcalc.engines.base import (
+    DeviceLedger,
+    Pool,
+    capability,
+    context_note,
+    elem_bytes_of,
+    kv_block,
+    memory_notes,
+    repository,
+    spread,
+)
 from fitcalc.engines.options import settled
 from fitcalc.engines.shards import Rank, layers_held, repeats_of
 from fitcalc.formulas import runtime, split, state
@@ -68,6 +78,19 @@ def refusal(
         return f"{scheme.name} needs a GPU in {profile.name}; fp32 and bf16 run on a CPU"
     if len(machine.gpus) > max(model.layers, 1):
         return f"{model.name} has fewer layers than there are devices"
+    return _widened(scheme, machine, profile)
+
+
+def _widened(scheme: Scheme, machine: Machine, profile: EngineProfile) -> str | None:
+    """A format that old cards get in 16 bit: what is stored in 8 would take twice what the ledger says."""
+    needed = profile.constants["widened_below"].get(scheme.method)
+    for device in machine.gpus:
+        have = capability(device.compute_capability)
+        if needed and have and have < tuple(needed):
+            return (
+                f"{profile.name} widens {scheme.name} to 16 bit below compute capability "
+                f"{'.'.join(map(str, needed))}, {device.name} has {device.compute_capability}: ask for bf16"
+            )
     return None
 
 
@@ -144,8 +167,9 @@ def _weights(model: ModelSpec, stored: tuple[Stored, ...], rank: Rank, *, untied
 def _context(profile: EngineProfile, device: Device) -> Term:
     """The driver's context: measured for the card, else the spread of what was measured on others."""
     if device.context_bytes:
-        return fixed("cuda_context", device.context_bytes, "derived", note="measured on this card")
-    return spread(profile, "cuda_context", "context")
+        note = context_note(device, "measured on this card")
+        return fixed("cuda_context", device.context_bytes, "derived", note=note)
+    return spread(profile, "cuda_context", "context", context_note(device, "grows with the card"))
 
 
 def _sizes(prepared: Prepared, layer: CacheLayer, count: int, context: Any, requests: Any) -> Iterator[tuple[str, Any]]:
@@ -247,16 +271,15 @@ def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
         words.append(f"dtype=torch.{_TORCH_NAMES.get(scheme.weight.id, 'bfloat16')}")
     if at_load:
         words.append(f"quantization_config=BitsAndBytesConfig({flag})")
-    kind = "AutoModel" if model.kind == "encoder" else _GENERATORS.get(model.kind, "AutoModelForCausalLM")
-    extra = ", BitsAndBytesConfig" if at_load else ""
-    return (
-        f"python -c 'import torch; from transformers import {kind}{extra}; "
-        f"model = {kind}.from_pretrained({', '.join(words)}); "
-        f"model.generation_config.max_length = {context_tokens}'"
-    )
-
-
-_GENERATORS = {"encoder-decoder": "AutoModelForSeq2SeqLM", "component": "AutoModel"}
+    classes = prepared.profile.constants["classes"]
+    name = classes.get(model.model_type) or classes.get(model.kind, "AutoModel")
+    lines = [
+        f"import torch; from transformers import {name}{', BitsAndBytesConfig' if at_load else ''}",
+        f"model = {name}.from_pretrained({', '.join(words)})",
+    ]
+    if model.kind in classes:
+        lines.append(f"model.generation_config.max_length = {context_tokens}")
+    return f"python -c '{'; '.join(lines)}'"
 
 
 def notes(prepared: Prepared) -> tuple[str, ...]:
@@ -264,4 +287,4 @@ def notes(prepared: Prepared) -> tuple[str, ...]:
     found = ["Transformers runs one batch at a time; the figure is its peak, with the whole context as prompt"]
     if len(prepared.places) > 1:
         found.append("device_map spreads layers over the GPUs; they work one after another")
-    return tuple(found)
+    return (*found, *memory_notes(prepared.machine))
