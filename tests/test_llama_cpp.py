@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -348,16 +350,19 @@ def test_command_without_a_known_repository_has_a_visible_placeholder() -> None:
     assert {"--no-mmap", "-nkvo"} <= set(words)
 
 
-def test_ollama_writes_a_modelfile() -> None:
+def test_ollama_writes_a_modelfile(tmp_path: Path) -> None:
     command = llama_cpp.command(plan("llama-3.1-8b", "q4_k_m", engine="ollama"), 8192, 2)
     assert "OLLAMA_NUM_PARALLEL=2" in command
     assert "PARAMETER num_ctx 8192" in command
     assert "PARAMETER num_batch 512" in command
     lines = command.splitlines()
-    first, last = lines.index("cat > Modelfile <<'EOF'"), lines.index("EOF")
-    assert [line.split()[0] for line in lines[first + 1 : last]] == ["FROM", "PARAMETER", "PARAMETER"]
-    assert lines[last + 1].startswith("ollama create ")
     assert wrap_command(command, 40) == lines
+    assert lines[-1].startswith("ollama create ")
+    # The lines between, indented as a report shows them, are run by a shell.
+    subprocess.run(["sh", "-c", indent("\n".join(lines[1:-1]), "    ")], cwd=tmp_path, check=True)
+    written = (tmp_path / "Modelfile").read_text().splitlines()
+    assert written[0].startswith("FROM hf.co/")
+    assert written[1:] == ["PARAMETER num_ctx 8192", "PARAMETER num_batch 512"]
 
 
 def test_start_commands_name_only_files_that_are_there() -> None:

@@ -138,5 +138,6 @@ def _ollama(
         f"OLLAMA_KV_CACHE_TYPE={kv_name(settings.type_k)}",
     ]
     start = f"{' '.join(environment)} ollama serve &"
-    written = ("cat > Modelfile <<'EOF'", *lines, "EOF")
-    return "\n".join((start, *written, f"ollama create {name} && ollama run {name}"))
+    # Not a here-document: its end is not found where a report indents the lines.
+    written = " \\\n".join(("printf '%s\\n' > Modelfile", *(f"  '{line}'" for line in lines)))
+    return f"{start}\n{written}\nollama create {name} && ollama run {name}"
