@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fitcalc import __version__, catalog, choice
+from fitcalc import __version__, arguments, catalog, choice
 from fitcalc import verdict as judge
 from fitcalc.advice import recommendation
 from fitcalc.engines.options import settled
-from fitcalc.errors import ModelFileError, RequestError, UnsupportedModelError
+from fitcalc.errors import ModelFileError, UnsupportedModelError
 from fitcalc.machine import machine_label, machine_of
 from fitcalc.plan import Request, named_scheme, nothing_runs, required_case, runs_gguf
 from fitcalc.quantization import checkpoint_bytes, weights_bytes
@@ -18,26 +19,35 @@ from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.report import FitReport, KvCache, Speed, Verdict
 from fitcalc.units import format_gib, format_params
 
-_MOST_TOKENS = 2**31
-_MOST_REQUESTS = 2**20
+_GIVE_A_MODEL = "give a catalogue id, a Hugging Face repository id or the path of a config.json"
 
 
-def load_model(name: str) -> ModelSpec:
+def load_model(name: str | os.PathLike[str]) -> ModelSpec:
     """A model by catalogue id, alias or Hugging Face repository id, or from a path to a config.json.
 
-    Raises UnknownNameError with suggestions, ModelFileError for a file that cannot be read.
+    Raises RequestError for what is no name, UnknownNameError with suggestions, ModelFileError for a file that
+    cannot be read.
     """
-    if not is_path(name):
-        found = catalog.resolve("model", name)
+    text = arguments.text("model", os.fspath(name) if isinstance(name, os.PathLike) else name, _GIVE_A_MODEL)
+    if not is_path(text) and not isinstance(name, os.PathLike):
+        found = catalog.resolve("model", text)
         if found.kind == "pipelines":
-            raise _pipeline_error(name)
-        return catalog.load_model(name)
+            raise _pipeline_error(text)
+        return catalog.load_model(text)
     from fitcalc.readers.hf_config import model_from_config
 
-    if not name.endswith(".json"):
-        hint = "this version reads config.json; GGUF and safetensors headers are not read yet"
-        raise ModelFileError(f"{name}: not a config.json", hint=hint)
-    return model_from_config(name)
+    if not text.endswith(".json"):
+        raise _not_a_config(text)
+    return model_from_config(text)
+
+
+def _not_a_config(path: str) -> ModelFileError:
+    if not os.path.exists(path):
+        return ModelFileError(f"{path}: no such file", hint="is the path right? " + _GIVE_A_MODEL)
+    if os.path.isdir(path):
+        return ModelFileError(f"{path}: a folder", hint=f"give the file: {os.path.join(path, 'config.json')}")
+    hint = "this version reads config.json; GGUF and safetensors headers are not read yet"
+    return ModelFileError(f"{path}: not a config.json", hint=hint)
 
 
 def _pipeline_error(name: str) -> UnsupportedModelError:
@@ -62,11 +72,11 @@ def is_path(name: str) -> bool:
 
 def load_device(name: str) -> Device:
     """A GPU, CPU or board by id or alias; a bare size ('24GB') is a card without a profile."""
-    return catalog.load_device(name)
+    return catalog.load_device(arguments.text("device", name, "give an id, or a size such as '24GB'"))
 
 
 def fit(
-    model: str | ModelSpec,
+    model: str | os.PathLike[str] | ModelSpec,
     *,
     gpu: str | Sequence[str] | None = None,
     cpu: str | None = None,
@@ -89,8 +99,9 @@ def fit(
 
     Raises UnknownNameError, RequestError, ModelFileError (bad input), UnsupportedModelError (cannot be decided).
     """
-    spec = load_model(model) if isinstance(model, str) else model
-    machine = machine_of(gpu, cpu, ram, gpu_used) if gpu or cpu else _detected(ram, gpu_used)
+    spec = model if isinstance(model, ModelSpec) else load_model(model)
+    quant = arguments.text_or_none("quant", quant)
+    machine = _machine(gpu, arguments.text_or_none("cpu", cpu), ram, gpu_used)
     request = _request(
         spec, machine, context, concurrency, engine, kv_dtype, tensor_parallel, pipeline_parallel, engine_options
     )
@@ -153,33 +164,32 @@ def _request(
     pipeline_parallel: int | None,
     engine_options: Mapping[str, Any] | None,
 ) -> Request:
-    _in_range("context", context, _MOST_TOKENS)
-    _in_range("concurrency", concurrency, _MOST_REQUESTS)
-    _in_range("tensor_parallel", tensor_parallel, 4096)
-    _in_range("pipeline_parallel", pipeline_parallel, 4096)
-    profile = catalog.load_engine(engine) if engine else None
-    options = dict(engine_options or {})
+    arguments.whole_number("context", context, arguments.MOST_TOKENS)
+    arguments.whole_number("concurrency", concurrency, arguments.MOST_REQUESTS, required=True)
+    arguments.whole_number("tensor_parallel", tensor_parallel, arguments.MOST_PARTS)
+    arguments.whole_number("pipeline_parallel", pipeline_parallel, arguments.MOST_PARTS)
+    engine_id = arguments.text_or_none("engine", engine)
     return Request(
         model=spec,
         machine=machine,
         context_tokens=judge.default_context(spec, context),
         concurrency=concurrency,
-        kv_dtype=(kv_dtype or "").lower(),
+        kv_dtype=(arguments.text_or_none("kv_dtype", kv_dtype) or "").lower(),
         tensor_parallel=tensor_parallel,
         pipeline_parallel=pipeline_parallel,
-        options=options,
-        engine=profile,
+        options=arguments.options_of(engine_options),
+        engine=catalog.load_engine(engine_id) if engine_id else None,
     )
 
 
-def _in_range(name: str, value: int | None, largest: int) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-        raise RequestError(f"{name} {value!r} is out of range", hint=f"give a whole number from 1 to {largest:,}")
-
-
-def _detected(ram: str | int | None, gpu_used: str | int | None) -> Machine:
+def _machine(
+    gpu: str | Sequence[str] | None, cpu: str | None, ram: str | int | None, gpu_used: str | int | None
+) -> Machine:
+    names = arguments.gpu_names(gpu, cpu)
+    ram = arguments.size_or_none("ram", ram, least=1)
+    gpu_used = arguments.size_or_none("gpu_used", gpu_used, least=0)
+    if names or cpu:
+        return machine_of(names, cpu, ram, gpu_used)
     from fitcalc.detect import this_machine
 
     return this_machine(ram=ram, gpu_used=gpu_used)
@@ -214,6 +224,7 @@ def _model_facts(spec: ModelSpec) -> dict[str, Any]:
         "id": spec.id,
         "name": spec.name,
         "kind": spec.kind,
+        "architecture": spec.model_type,
         "params_total": counted,
         "params_active": spec.params_active or counted,
         "layers": spec.layers,

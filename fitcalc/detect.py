@@ -19,6 +19,8 @@ def this_machine(*, ram: str | int | None = None, gpu_used: str | int | None = N
     """GPUs by nvidia-smi, else this machine's CPU and RAM; RequestError when neither can be told."""
     found = nvidia_gpus(_run(_NVIDIA_QUERY))
     ram_bytes = parse_size(ram) if isinstance(ram, str) else ram or available_ram_bytes()
+    if ram_bytes is not None and ram_bytes <= 0:
+        raise RequestError(f"ram {ram!r} is not a size of memory", hint="give it as 32GB or 64GiB")
     if found:
         cards = tuple(device for device, _ in found)
         used = parse_size(gpu_used) if isinstance(gpu_used, str) else gpu_used
