@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fitcalc import engines, ledger
-from fitcalc.engines.base import DeviceLedger, Engine, kv_block
+from fitcalc.engines.base import DeviceLedger, Engine, kv_block, most_requests
 from fitcalc.frozen import dataclass
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Machine
@@ -110,7 +110,8 @@ def max_context_tokens(case: Case, concurrency: int) -> int:
 
 def max_concurrency(case: Case, context_tokens: int) -> int:
     """Largest number of requests at this context that fits together; 0 for none."""
-    return largest(lambda requests: holds(case, context_tokens, requests), CONCURRENCY_CEILING)
+    ceiling = most_requests(case.profile) or CONCURRENCY_CEILING
+    return largest(lambda requests: holds(case, context_tokens, requests), ceiling)
 
 
 def limits_of(case: Case, context_tokens: int, concurrency: int) -> Limits:
