@@ -29,7 +29,8 @@ def _frozen(plain: type[Any]) -> type[Any]:
     values = attrgetter(*names) if len(names) > 1 else lambda self: (getattr(self, names[0]),)
     methods = {"__init__": _init_of(cls), "_values": staticmethod(values), **_SHARED}
     for name, method in methods.items():
-        setattr(cls, name, method)
+        if name not in vars(plain):  # what a class writes itself stays
+            setattr(cls, name, method)
     return cls
 
 

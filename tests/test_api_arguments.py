@@ -104,3 +104,12 @@ def test_a_size_without_a_unit_is_told_so(gpu: str) -> None:
 
 def test_a_number_that_names_a_card_is_that_card() -> None:
     assert fitcalc.fit("llama-3.1-8b", gpu="4090", quant="q4_k_m").devices[0].id == fitcalc.load_device("4090").id
+
+
+def test_a_report_prints_as_one_line_that_names_the_plan_and_the_verdict() -> None:
+    report = fitcalc.fit("llama-3.1-8b", **PLAN)
+    line = repr(report)
+    assert "\n" not in line
+    assert len(line) < 160
+    for word in ("llama-3.1-8b", "q4_k_m", report.inputs["engine"], report.inputs["devices_name"], report.verdict):
+        assert word in line

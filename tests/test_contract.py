@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -143,7 +144,95 @@ def test_schema_version_1_only_grows() -> None:
 def test_the_result_is_on_stdout_and_notes_on_stderr() -> None:
     done = fitcalc("llama-3.1-8b", "--gpu", "rtx-3060")
     assert "FITS" in done.stdout
-    assert all(line.startswith("note: ") for line in done.stderr.splitlines())
+    assert all(line.startswith(("note: ", " " * 6)) for line in done.stderr.splitlines())
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_notes_and_the_table_of_quantizations_stay_within_the_terminal(columns: int) -> None:
+    done = fitcalc("llama-3.1-8b", "--gpu", "24GB", COLUMNS=str(columns))
+    assert done.stderr.startswith("note: ")
+    assert all(len(line) <= columns for line in done.stderr.splitlines())
+    table = done.stdout.partition("  quantization")[2].partition("\n\n")[0].splitlines()
+    assert len(table) > 2
+    assert all(len(line) <= columns for line in table[1:])
+    assert ("largest context" in table[0]) == (columns >= 60)
+    assert " card" in table[0] or columns < 80
+
+
+def test_words_follow_their_counts() -> None:
+    done = fitcalc("qwen2.5-0.5b", "--gpu", "rtx-3060", "--quant", "bf16", "--context", "1", "--concurrency", "1000")
+    assert "1 token × 1,000 requests" in done.stdout
+    assert "1 tokens" not in done.stdout.partition("  because")[0]
+
+
+def test_an_estimate_and_its_range_have_one_unit() -> None:
+    done = fitcalc("qwen2.5-0.5b", "--cpu", "raspberry-pi-5-8gb", "--quant", "q4_k_m", "--context", "64")
+    found = re.findall(r"([\d.]+) MiB +([\d.,]+)–([\d.,]+)(.{4})", done.stdout)
+    assert all(unit == " MiB" for *_, unit in found)
+    for estimate, low, high, _ in found:
+        assert float(low.replace(",", "")) - 1 <= float(estimate) <= float(high.replace(",", "")) + 1
+
+
+def test_a_card_of_several_shows_its_share_and_not_the_whole_product() -> None:
+    several = fitcalc("llama-3.1-70b", "--gpu", "a100-80:8", "--quant", "fp16").stdout
+    assert "its share of 320 KiB per token" in several
+    assert "KiB per token × " not in several
+    alone = fitcalc("llama-3.1-70b", "--gpu", "h200", "--quant", "fp8").stdout
+    assert "320 KiB per token × 8,192 × 1" in alone
+
+
+@pytest.mark.parametrize(
+    ("device", "title"),
+    [
+        (["--gpu", "rtx-3060"], "on card"),
+        (["--gpu", "a100-80:2"], "per card"),
+        (["--cpu", "raspberry-pi-5-8gb"], "total"),
+        (["--gpu", "apple-m1-max-32gb"], "total"),
+    ],
+)
+def test_the_table_says_what_its_total_is_of(device: list[str], title: str) -> None:
+    head = fitcalc("llama-3.2-1b", *device).stdout.partition("  quantization")[2].splitlines()[0]
+    assert head.split("weights")[1].split("largest")[0].strip() == title
+
+
+def test_markdown_has_headroom_choices_reasons_and_alternatives() -> None:
+    arguments = ["llama-3.1-8b", "--gpu", "rtx-3060"]
+    text, report = fitcalc(*arguments, "--markdown").stdout, _report(arguments)
+    assert "| headroom " in text
+    for reason in report["recommendation"]["reasons"]:
+        assert f"- {reason}" in text
+    for other in report["recommendation"]["alternatives"]:
+        assert f"- {other['summary']}" in text
+    for row in report["choices"]:
+        assert f"| {row['quant']} " in text
+
+
+def test_own_profiles_may_be_named_before_the_command(tmp_path: Path) -> None:
+    usual = fitcalc("devices", "h200", "--profiles", str(tmp_path))
+    for before in (["--profiles", str(tmp_path)], [f"--profiles={tmp_path}"]):
+        done = fitcalc(*before, "devices", "h200")
+        assert (done.returncode, done.stdout) == (0, usual.stdout)
+    assert fitcalc("--profiles", str(tmp_path), "llama-3.1-8b", "--gpu", "h200").returncode == 0
+
+
+def test_a_check_of_nothing_says_where_it_looked(tmp_path: Path) -> None:
+    done = fitcalc("profiles", "check", XDG_CONFIG_HOME=str(tmp_path), FITCALC_PROFILES="")
+    assert done.returncode == 0
+    assert str(tmp_path / "fitcalc" / "profiles") in done.stderr
+    assert str(tmp_path) in fitcalc("profiles", "check", str(tmp_path)).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "expected"),
+    [
+        ("fitcalc llama-3.1-7", "1", "llama-3.1-70b"),
+        ("fitcalc dev", "1", "devices"),
+        ("fitcalc --quan", "1", "--quant"),
+    ],
+)
+def test_completion_knows_commands_models_and_options(words: str, place: str, expected: str) -> None:
+    asked = {"_FITCALC_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": place}
+    assert f"plain,{expected}" in fitcalc(**asked).stdout.splitlines()
 
 
 @pytest.mark.parametrize("columns", ["40", "80", "200"])

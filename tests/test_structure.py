@@ -94,8 +94,8 @@ def test_one_fit_and_its_text_load_neither_numpy_nor_pydantic_nor_tabulate() -> 
 
 def test_completion_of_names_loads_click_alone() -> None:
     code = (
-        "from fitcalc.cli.options import _names; import click\n"
-        "assert [item.value for item in _names('models')(None, None, 'llama-3.1-7')]"
+        "from fitcalc.cli.options import names_completion; import click\n"
+        "assert [item.value for item in names_completion('models')(None, None, 'llama-3.1-7')]"
     )
     assert not _modules_after(code) & HEAVY
 

@@ -85,5 +85,16 @@ def _show(found: Any, form: str | None, *, explain: bool) -> None:
         from fitcalc.render.explain import explain_text
 
         click.echo(explain_text(found))
-    for note in found.notes:
-        click.echo(f"note: {note}", err=True)
+    if found.notes:
+        _show_notes(found.notes)
+
+
+def _show_notes(notes: tuple[str, ...]) -> None:
+    import sys
+
+    from fitcalc.render.style import style_of
+    from fitcalc.render.text import note_text
+
+    style = style_of(sys.stderr)
+    for note in notes:
+        click.echo(note_text(note, style), err=True)

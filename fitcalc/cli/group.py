@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 
 from fitcalc import __version__
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "fit": "fitcalc.cli.fit:command",
@@ -44,10 +48,23 @@ class DefaultGroup(click.Group):
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Send anything that is not a command or an option of the group to `fit`."""
+        """Send anything that is not a command or an option of the group to `fit`; --profiles may stand first."""
+        args = _profiles_behind(args)
         if args and args[0] not in COMMANDS and args[0] not in ("--help", "-h", "--version"):
             args = ["fit", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands, and what may stand in their place: models, and the options of `fit`."""
+        from fitcalc.cli.options import names_completion
+
+        found = super().shell_complete(ctx, incomplete)
+        main = self.get_command(ctx, "fit")
+        if incomplete.startswith("-"):
+            known = {item.value for item in found}
+            more = [] if main is None else main.shell_complete(ctx, incomplete)
+            return found + [item for item in more if item.value not in known]
+        return found + names_completion("models", "pipelines")(ctx, None, incomplete)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Show the options of the main job beside the commands."""
@@ -55,6 +72,14 @@ class DefaultGroup(click.Group):
         if main is not None:
             main.format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
+
+
+def _profiles_behind(args: list[str]) -> list[str]:
+    """['devices', '--profiles', 'DIR'] from ['--profiles', 'DIR', 'devices']."""
+    length = 2 if args[:1] == ["--profiles"] else 1 if args and args[0].startswith("--profiles=") else 0
+    if length and args[length : length + 1] and args[length] in COMMANDS:
+        return [args[length], *args[:length], *args[length + 1 :]]
+    return args
 
 
 @click.group(

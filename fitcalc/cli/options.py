@@ -8,9 +8,13 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+Completion = Callable[[click.Context, click.Parameter | None, str], list[CompletionItem]]
 
-def _names(*kinds: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    def complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+
+def names_completion(*kinds: str) -> Completion:
+    """Completes the ids of these kinds of profiles."""
+
+    def complete(_ctx: click.Context, _param: click.Parameter | None, incomplete: str) -> list[CompletionItem]:
         from fitcalc.catalog import ids
 
         return [CompletionItem(name) for kind in kinds for name in ids(kind) if name.startswith(incomplete)]
@@ -20,7 +24,7 @@ def _names(*kinds: str) -> Callable[[click.Context, click.Parameter, str], list[
 
 def model_argument(function: Callable[..., Any]) -> Callable[..., Any]:
     """The MODEL argument."""
-    return click.argument("model", shell_complete=_names("models", "pipelines"))(function)
+    return click.argument("model", shell_complete=names_completion("models", "pipelines"))(function)
 
 
 def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,11 +35,11 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--gpu",
                 multiple=True,
                 metavar="ID[:N]",
-                shell_complete=_names("gpus"),
+                shell_complete=names_completion("gpus"),
                 help="A GPU and how many, or a bare size such as 24GB; repeat for mixed cards.",
             ),
             click.option("--gpu-used", metavar="SIZE", help="Memory on each card that others hold (desktop)."),
-            click.option("--cpu", metavar="ID", shell_complete=_names("cpus"), help="A CPU or board."),
+            click.option("--cpu", metavar="ID", shell_complete=names_completion("cpus"), help="A CPU or board."),
             click.option("--ram", metavar="SIZE", help="Host memory, such as 64GB."),
         ]
     ):
@@ -51,13 +55,17 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--quant",
                 "-q",
                 metavar="ID",
-                shell_complete=_names("quants"),
+                shell_complete=names_completion("quants"),
                 help="Quantization; chosen if not given.",
             ),
             click.option("--context", "-c", metavar="N", help="Tokens per request, such as 8192 or 128k (= 131072)."),
             click.option("--concurrency", "-n", metavar="N", default="1", help="Requests at once.  [default: 1]"),
             click.option(
-                "--engine", "-e", metavar="ID", shell_complete=_names("engines"), help="Engine; chosen if not given."
+                "--engine",
+                "-e",
+                metavar="ID",
+                shell_complete=names_completion("engines"),
+                help="Engine; chosen if not given.",
             ),
             click.option("--kv-dtype", metavar="ID", help="Type of the KV cache: fp16, fp8, q8_0 …"),
             click.option("--tp", metavar="N", type=int, help="Tensor parallel degree.  [default: all GPUs]"),

@@ -17,7 +17,18 @@ def check(folder: str | None) -> int:
     from fitcalc import catalog
 
     checked, problems = catalog.check(folder)
+    if not checked and not problems:
+        looked = [folder] if folder else _looked_in()
+        click.echo(f"no profiles in {', '.join(looked)}", err=True)
     for problem in problems:
         click.echo(problem, err=True)
     click.echo(f"{checked} profiles checked, {len(problems)} wrong")
     return 2 if problems else 0
+
+
+def _looked_in() -> list[str]:
+    """The user's folders, the one for settings named even where it does not exist."""
+    from fitcalc.catalog.files import config_folder, user_folders
+
+    own = config_folder()
+    return [own, *(folder for folder in user_folders() if folder != own)]

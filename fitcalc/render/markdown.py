@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tabulate import tabulate
 
-from fitcalc.spec.report import FitReport
+from fitcalc.spec.report import FitReport, Recommendation
 from fitcalc.units import format_gib
 
 
@@ -13,12 +13,12 @@ def _table(rows: list[list[str]], headers: list[str]) -> str:
 
 
 def report_markdown(report: FitReport) -> str:
-    """A heading, the verdict, one table of terms per device, limits, the command."""
+    """A heading, the verdict, a table of terms per device, limits, choices, the command, reasons, alternatives."""
     asked = report.inputs
     lines = [
         f"## {report.model['name']} · {asked['quant_name']} · {asked['engine_name']} · {asked['devices_name']}",
         "",
-        f"**{report.verdict.replace('_', ' ')}** at {asked['context_tokens']:,} tokens × {asked['concurrency']}",
+        f"**{report.verdict.replace('_', ' ')}** at {asked['context_tokens']:,} tokens × {asked['concurrency']:,}",
     ]
     for device in report.devices:
         rows = [
@@ -28,6 +28,8 @@ def report_markdown(report: FitReport) -> str:
         ]
         totals = [device.total_bytes, device.low_bytes, device.high_bytes]
         rows.append(["total", *(format_gib(size) for size in totals), ""])
+        if device.headroom_bytes is not None:
+            rows.append(["headroom", format_gib(device.headroom_bytes), "", "", ""])
         usable = "size not given" if device.usable_bytes is None else f"{format_gib(device.usable_bytes)} usable"
         lines += ["", f"### {device.name}, rank {device.rank} ({usable})", ""]
         lines.append(_table(rows, ["term", "estimate", "low", "high", "basis"]))
@@ -38,6 +40,34 @@ def report_markdown(report: FitReport) -> str:
         ["cache per token", f"{report.kv_cache.bytes_per_token:,} B"],
     ]
     lines += ["", _table(rows, ["limit", "value"])]
-    if report.recommendation is not None and report.recommendation.command:
-        lines += ["", "```sh", report.recommendation.command, "```"]
+    if report.choices:
+        lines += ["", _choices(report)]
+    if report.recommendation is not None:
+        lines += _recommended(report.recommendation)
     return "\n".join(lines)
+
+
+def _choices(report: FitReport) -> str:
+    rows = [
+        [
+            row.quant,
+            row.engine,
+            format_gib(row.weights_bytes),
+            format_gib(row.total_bytes),
+            "–" if row.headroom_bytes is None else format_gib(row.headroom_bytes),
+            f"{row.max_context_tokens:,}" if row.max_context_tokens else "–",
+            row.verdict.replace("_", " "),
+        ]
+        for row in report.choices
+    ]
+    headers = ["quantization", "engine", "weights", "on the tightest device", "headroom", "largest context", "verdict"]
+    return _table(rows, headers)
+
+
+def _recommended(found: Recommendation) -> list[str]:
+    lines = ["", "```sh", found.command, "```"] if found.command else []
+    others = [f"{other.summary} ({other.verdict.replace('_', ' ')})" for other in found.alternatives]
+    for title, entries in (("Why", list(found.reasons)), ("Alternatives", others)):
+        if entries:
+            lines += ["", f"### {title}", "", *(f"- {entry}" for entry in entries)]
+    return lines

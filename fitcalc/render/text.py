@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from fitcalc.ledger import Term
 from fitcalc.render.command import wrap_command
 from fitcalc.render.style import Style, plain
-from fitcalc.spec.report import DeviceReport, Estimate, FitReport, QuantChoice
+from fitcalc.spec.report import DeviceReport, Estimate, FitReport
 from fitcalc.units import GIB, KIB, MIB, format_gib, format_params
 
 _VERDICTS = {
@@ -30,6 +30,7 @@ _ABOUT = {
     "desktop": "held by others (--gpu-used)",
 }
 _LABEL = 12
+_CHOICE_COLUMNS = (("weights", "total", "context"), ("weights", "context"), ("weights",), ())
 
 
 def report_text(report: FitReport, style: Style) -> str:
@@ -59,7 +60,7 @@ def _title(report: FitReport, style: Style) -> str:
 def _verdict_lines(report: FitReport, style: Style) -> Iterator[str]:
     word, color = _VERDICTS[report.verdict]
     context, requests = report.inputs["context_tokens"], report.inputs["concurrency"]
-    asked = f"{context:,} tokens × {requests} request{'s' if requests != 1 else ''}"
+    asked = f"{_tokens(context)} × {_requests(requests)}"
     lead = "  " + style.paint(word, "bold", color) + " " * max(2, _LABEL - len(word))
     body = textwrap.wrap(f"{asked}{_room(report)}", style.width - max(_LABEL, len(word)) - 4)
     yield lead + body[0]
@@ -137,39 +138,60 @@ def _term_line(term: Term, width: int, style: Style, about: str) -> str:
 
 def _about_term(term: Term, report: FitReport) -> str:
     if term.name == "kv_cache" or (term.name == "weights" and term.basis != "exact"):
-        return _about(term.name, report) or term.note
-    return term.note or _about(term.name, report)
+        return _about(term, report) or term.note
+    return term.note or _about(term, report)
 
 
-def _about(name: str, report: FitReport) -> str:
+def _about(term: Term, report: FitReport) -> str:
     """What a term is, in a few words and the numbers that make it."""
-    if name == "weights" and report.model["params_total"]:
-        bits = report.weights_bytes * 8 / report.model["params_total"]
-        return f"{format_params(report.model['params_total'])} parameters, {bits:.2f} bit each"
+    if term.name == "weights" and report.model["params_total"]:
+        return _about_weights(term, report)
+    if term.name == "kv_cache" and report.kv_cache.bytes_per_token:
+        return _about_cache(term, report)
+    return _ABOUT.get(term.name, "")
+
+
+def _about_weights(term: Term, report: FitReport) -> str:
+    count = report.model["params_total"]
+    bits = f"{report.weights_bytes * 8 / count:.2f} bit"
+    if _is_part(term.bytes, report.weights_bytes):
+        return f"its share of {format_params(count)} at {bits}"
+    return f"{format_params(count)} parameters, {bits} each"
+
+
+def _about_cache(term: Term, report: FitReport) -> str:
+    """The product that gives the cache, where this device holds all of it."""
     cache, asked = report.kv_cache, report.inputs
-    if name == "kv_cache" and cache.bytes_per_token:
-        plain = cache.bytes_per_token * asked["context_tokens"] * asked["concurrency"]
-        per_token = f"{cache.bytes_per_token / KIB:,.4g} KiB per "
-        if abs(cache.bytes - plain) * 50 < plain:
-            return f"{per_token}token × {asked['context_tokens']:,} × {asked['concurrency']}"
-        return f"{per_token}further token"
-    return _ABOUT.get(name, "")
+    product = cache.bytes_per_token * asked["context_tokens"] * asked["concurrency"]
+    per_token = f"{cache.bytes_per_token / KIB:,.4g} KiB per "
+    whole = abs(cache.bytes - product) * 50 < product
+    if _is_part(term.bytes, cache.bytes):
+        return f"its share of {per_token}{'' if whole else 'further '}token"
+    if whole:
+        return f"{per_token}token × {asked['context_tokens']:,} × {asked['concurrency']:,}"
+    return f"{per_token}further token"
+
+
+def _is_part(part_bytes: int, whole_bytes: int) -> bool:
+    """Clearly less than the whole: more than 2 % below it."""
+    return part_bytes * 50 < whole_bytes * 49
 
 
 def _spread(term: Term) -> str:
     if term.basis == "unknown":
-        return f"up to {term.high_bytes / GIB:,.2f}"
-    return _interval(term.low_bytes, term.high_bytes) or term.basis
+        return f"up to {_interval(0, term.high_bytes, term.bytes).partition('–')[2] or '0'}"
+    return _interval(term.low_bytes, term.high_bytes, term.bytes) or term.basis
 
 
 def _spread_of_total(device: DeviceReport) -> str:
-    return _interval(device.low_bytes, device.high_bytes)
+    return _interval(device.low_bytes, device.high_bytes, device.total_bytes)
 
 
-def _interval(low: int, high: int) -> str:
+def _interval(low: int, high: int, estimate: int) -> str:
+    """'1.43–2.01', in the unit that `format_gib` gives the estimate; '54–72 MiB' for small ones."""
     if low == high:
         return ""
-    if high < GIB // 10:
+    if high < GIB // 10 or 0 < estimate < GIB // 10:
         return f"{low / MIB:,.0f}–{high / MIB:,.0f} MiB"
     return f"{low / GIB:,.2f}–{high / GIB:,.2f}"
 
@@ -188,6 +210,12 @@ def _bar(device: DeviceReport, style: Style) -> str:
     return bar + " " * (width - full - over - kept) + "▏"
 
 
+def note_text(note: str, style: Style) -> str:
+    """'note: …', its further lines indented."""
+    lines = textwrap.wrap(f"note: {note}", style.width, subsequent_indent=" " * 6, break_on_hyphens=False)
+    return "\n".join(lines) if style.blocks else plain("\n".join(lines))
+
+
 def _limit_lines(report: FitReport, style: Style) -> Iterator[str]:
     limits = report.limits
     requests, context = report.inputs["concurrency"], report.inputs["context_tokens"]
@@ -195,9 +223,9 @@ def _limit_lines(report: FitReport, style: Style) -> Iterator[str]:
     if limits.max_context_tokens:
         own = report.model["max_context_tokens"]
         whole = " (the model's own limit)" if own and limits.max_context_tokens >= own else ""
-        parts.append(f"{limits.max_context_tokens:,} tokens for {_requests(requests)}{whole}")
+        parts.append(f"{_tokens(limits.max_context_tokens)} for {_requests(requests)}{whole}")
     if limits.max_concurrency:
-        parts.append(f"{_requests(limits.max_concurrency)} at {context:,} tokens")
+        parts.append(f"{_requests(limits.max_concurrency)} at {_tokens(context)}")
     per_token = report.kv_cache.bytes_per_token
     if per_token:
         parts.append(f"{per_token / 1024:,.4g} KiB of cache per token")
@@ -217,6 +245,10 @@ def _limit_lines(report: FitReport, style: Style) -> Iterator[str]:
         yield from _labelled("speed", " · ".join(rates), style)
 
 
+def _tokens(count: int) -> str:
+    return f"{count:,} token{'s' if count != 1 else ''}"
+
+
 def _requests(count: int) -> str:
     return f"{count:,} request{'s' if count != 1 else ''}"
 
@@ -232,23 +264,50 @@ def _labelled(label: str, text: str, style: Style, *, looks: tuple[str, ...] = (
 
 
 def _choice_lines(report: FitReport, style: Style) -> Iterator[str]:
+    """The table of quantizations; where it is too wide it goes without the total, then without the context."""
     if len(report.choices) < 2:
         return
-    several = len([device for device in report.devices if device.id != "host"]) > 1
-    total = "per card" if several else "total"
-    yield "  " + style.paint(f"{'quantization':<14} {'weights':>10} {total:>10} {'largest context':>16}", "dim")
+    name_width = max(len("quantization"), *(len(row.quant) for row in report.choices))
+    for columns in _CHOICE_COLUMNS:
+        head, rows = _choice_table(report, columns, name_width)
+        if max(len(figures + word + engine) for figures, word, engine, _ in rows) <= style.width:
+            break
+    yield style.paint(head, "dim")
+    for figures, word, engine, color in rows:
+        yield f"{figures}{style.paint(word, color)}{engine}"
+
+
+def _choice_table(
+    report: FitReport, columns: tuple[str, ...], name_width: int
+) -> tuple[str, list[tuple[str, str, str, str]]]:
+    """The heading, and per row its figures, verdict, engine (where it is another one) and colour."""
+    widths = {"weights": 11, "total": 11, "context": 17}
+    titles = {"weights": "weights", "total": _total_title(report), "context": "largest context"}
+    head = "  " + f"{'quantization':<{name_width}}" + "".join(f"{titles[name]:>{widths[name]}}" for name in columns)
+    rows = []
     for row in report.choices:
-        yield _choice_line(row, report, style)
+        context = f"{row.max_context_tokens:,}" if row.max_context_tokens else "–"
+        cells = {
+            "weights": f"{row.weights_bytes / GIB:,.1f} GiB",
+            "total": f"{row.total_bytes / GIB:,.1f} GiB",
+            "context": context,
+        }
+        mark = "→" if row.quant == report.inputs["quant"] else " "
+        figures = f"{mark} {row.quant:<{name_width}}" + "".join(f"{cells[name]:>{widths[name]}}" for name in columns)
+        word, color = _VERDICTS[row.verdict]
+        engine = "" if row.engine == report.inputs["engine"] else f" ({row.engine})"
+        rows.append((figures + "  ", word.lower(), engine, color))
+    return head, rows
 
 
-def _choice_line(row: QuantChoice, report: FitReport, style: Style) -> str:
-    chosen = row.quant == report.inputs["quant"]
-    engine = "" if row.engine == report.inputs["engine"] else f" ({row.engine})"
-    word, color = _VERDICTS[row.verdict]
-    context = f"{row.max_context_tokens:,}" if row.max_context_tokens else "–"
-    mark = "→" if chosen else " "
-    figures = f"{row.quant:<14} {row.weights_bytes / GIB:>6,.1f} GiB {row.total_bytes / GIB:>6,.1f} GiB {context:>16}"
-    return f"{mark} {figures}  {style.paint(word.lower(), color)}{engine}"
+def _total_title(report: FitReport) -> str:
+    """The total is of the device that is tightest: one card of several, the card beside its host, or all there is."""
+    cards = [device for device in report.devices if device.id != "host"]
+    if len(cards) > 1:
+        return "per card"
+    has_host = len(report.devices) > len(cards)
+    has_driver = any(term.name == "cuda_context" for device in cards for term in device.terms)
+    return "on card" if has_host or has_driver else "total"
 
 
 def _recommendation_lines(report: FitReport, style: Style) -> Iterator[str]:

@@ -135,6 +135,12 @@ class FitReport:
     fitcalc_version: str
     schema_version: int = SCHEMA_VERSION
 
+    def __repr__(self) -> str:
+        """One line that tells reports apart; `to_json()` has the whole."""
+        asked = self.inputs
+        plan = f"{asked.get('model')}, {asked.get('quant')}, {asked.get('engine')}, {asked.get('devices_name')}"
+        return f"<FitReport {plan}: {self.verdict}>"
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract, schema_version 1, as plain dicts, lists, ints, floats and strings."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
