@@ -65,7 +65,7 @@ def reasons(request: Request, case: Case, looked: tuple[Looked, ...], verdict: V
         yield "; ".join(case.model.unknowns) or "the size of a device that decides is not known"
         return
     if room is not None:
-        yield f"{format_gib(room)} to spare at {request.context_tokens:,} tokens × {request.concurrency}"
+        yield f"{format_gib(room)} to spare at {request.context_tokens:,} tokens × {request.concurrency:,}"
     nearest = better(request, case, looked)
     if nearest is None:
         yield f"{case.scheme.name} is the best there is of this model"
