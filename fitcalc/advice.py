@@ -26,10 +26,11 @@ def plan_summary(case: Case) -> str:
 def recommendation(request: Request, case: Case, looked: tuple[Looked, ...], verdict: Verdict) -> Recommendation:
     """What to run and how to start it, with reasons; when the request does not fit, what to change first."""
     wanted = verdict in ("does_not_fit", "unknown")
-    plans = changes(request, case) if wanted else neighbours(request, case, looked)
+    nearest = None if wanted else better(request, case, looked)
+    plans = changes(request, case) if wanted else neighbours(request, case, looked, nearest)
     others = tuple(islice(plans, _MOST_ALTERNATIVES))
     best = next((other for other in others if other.verdict == "fits"), None) if wanted else None
-    summary = f"does not fit; {best.summary}" if best else plan_summary(case)
+    summary = f"{verdict.replace('_', ' ')}; {best.summary}" if best else plan_summary(case)
     return Recommendation(
         summary=summary,
         quant=case.scheme.id,
@@ -42,12 +43,12 @@ def recommendation(request: Request, case: Case, looked: tuple[Looked, ...], ver
         kv_dtype=case.workload.kv_dtype or next(iter(case.profile.kv_types)),
         verdict=verdict,
         command="" if wanted else case.engine.command(case.prepared, request.context_tokens, request.concurrency),
-        reasons=tuple(reasons(request, case, looked, verdict)),
+        reasons=tuple(reasons(request, case, nearest, verdict)),
         alternatives=others,
     )
 
 
-def reasons(request: Request, case: Case, looked: tuple[Looked, ...], verdict: Verdict) -> Iterator[str]:
+def reasons(request: Request, case: Case, nearest: Looked | None, verdict: Verdict) -> Iterator[str]:
     """Why this plan, in differences between ledgers."""
     entries = case.ledgers(request.context_tokens, request.concurrency)
     room = judge.tightest_headroom(entries)
@@ -66,7 +67,6 @@ def reasons(request: Request, case: Case, looked: tuple[Looked, ...], verdict: V
         return
     if room is not None:
         yield f"{format_gib(room)} to spare at {request.context_tokens:,} tokens × {request.concurrency:,}"
-    nearest = better(request, case, looked)
     if nearest is None:
         yield f"{case.scheme.name} is the best there is of this model"
     elif nearest.verdict == "fits":

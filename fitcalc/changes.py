@@ -32,9 +32,10 @@ _LEAST_BYTES_PER_PARAM = 0.4
 """No quantization of 3 bits and more is smaller: a model above that needs no closer look."""
 
 
-def neighbours(request: Request, case: Case, looked: tuple[Looked, ...]) -> Iterator[Alternative]:
+def neighbours(
+    request: Request, case: Case, looked: tuple[Looked, ...], nearest: Looked | None
+) -> Iterator[Alternative]:
     """Beside a plan that fits: the next better quality with what it needs, the next fewer bits with what they give."""
-    nearest = better(request, case, looked)
     if nearest is not None and nearest.verdict != "fits" and request.machine.gpus:
         yield from more_cards(request, nearest.case.scheme)
     fewer = [row for row in candidates(request) if row.bits < case.scheme.bits and row.kind in case.profile.quant_kinds]
