@@ -70,10 +70,8 @@ def reasons(request: Request, case: Case, nearest: Looked | None, verdict: Verdi
     if nearest is None:
         yield f"{case.scheme.name} is the best there is of this model"
     elif nearest.verdict == "fits":
-        price = (
-            "with more of it in RAM" if case.workload.options.keys() - request.options.keys() else "at higher quality"
-        )
-        yield f"{nearest.case.scheme.name} fits too, {price}"
+        in_ram = bool(case.workload.options.keys() - request.options.keys())
+        yield f"{nearest.case.scheme.name} fits too, {'with more of it in RAM' if in_ram else 'at higher quality'}"
     elif (nearest.row.headroom_bytes or 0) < 0:
         yield f"the next better one, {nearest.case.scheme.name}, lacks {format_gib(-(nearest.row.headroom_bytes or 0))}"
     else:

@@ -92,7 +92,7 @@ def less_context(request: Request, case: Case) -> Iterator[Alternative]:
         lambda count: judge.verdict_of(case, request.context_tokens, count) == "fits", request.concurrency
     )
     if 0 < requests < request.concurrency:
-        text = f"{requests} requests at once instead of {request.concurrency}"
+        text = f"{requests:,} request{'s' if requests > 1 else ''} at once instead of {request.concurrency:,}"
         yield alternative(replace(request, concurrency=requests), case, (text,))
 
 
