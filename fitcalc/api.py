@@ -10,7 +10,7 @@ from fitcalc import __version__, arguments, catalog, choice
 from fitcalc import verdict as judge
 from fitcalc.advice import recommendation
 from fitcalc.engines.options import settled
-from fitcalc.errors import ModelFileError, UnsupportedModelError
+from fitcalc.errors import UnsupportedModelError
 from fitcalc.machine import machine_label, machine_of
 from fitcalc.plan import Request, named_scheme, nothing_runs, required_case, runs_gguf
 from fitcalc.quantization import checkpoint_bytes, weights_bytes
@@ -19,11 +19,12 @@ from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.report import FitReport, KvCache, Speed, Verdict
 from fitcalc.units import format_gib, format_params
 
-_GIVE_A_MODEL = "give a catalogue id, a Hugging Face repository id or the path of a config.json"
+_GIVE_A_MODEL = "give a catalogue id, a Hugging Face repository id or the path of a model's file or folder"
 
 
 def load_model(name: str | os.PathLike[str]) -> ModelSpec:
-    """A model by catalogue id, alias or Hugging Face repository id, or from a path to a config.json.
+    """A model by catalogue id, alias or Hugging Face repository id, or from a path: config.json, *.gguf, *.safetensors
+    (or its index), or a folder that holds them.
 
     Raises RequestError for what is no name, UnknownNameError with suggestions, ModelFileError for a file that
     cannot be read.
@@ -34,20 +35,9 @@ def load_model(name: str | os.PathLike[str]) -> ModelSpec:
         if found.kind == "pipelines":
             raise _pipeline_error(text)
         return catalog.load_model(text)
-    from fitcalc.readers.hf_config import model_from_config
+    from fitcalc.readers.files import model_from_path
 
-    if not text.endswith(".json"):
-        raise _not_a_config(text)
-    return model_from_config(text)
-
-
-def _not_a_config(path: str) -> ModelFileError:
-    if not os.path.exists(path):
-        return ModelFileError(f"{path}: no such file", hint="is the path right? " + _GIVE_A_MODEL)
-    if os.path.isdir(path):
-        return ModelFileError(f"{path}: a folder", hint=f"give the file: {os.path.join(path, 'config.json')}")
-    hint = "this version reads config.json; GGUF and safetensors headers are not read yet"
-    return ModelFileError(f"{path}: not a config.json", hint=hint)
+    return model_from_path(os.path.expanduser(text))
 
 
 def _pipeline_error(name: str) -> UnsupportedModelError:
@@ -66,8 +56,8 @@ def _pipeline_error(name: str) -> UnsupportedModelError:
 
 
 def is_path(name: str) -> bool:
-    """A file rather than a name: it ends like one, or starts with ./ ../ / or ~."""
-    return name.endswith((".json", ".gguf", ".safetensors")) or name.startswith(("./", "../", "/", "~"))
+    """A file or folder rather than a name: it ends like one, or starts with ./ ../ / or ~, or is '.'."""
+    return name.endswith((".json", ".gguf", ".safetensors")) or name.startswith(("./", "../", "/", "~")) or name == "."
 
 
 def load_device(name: str) -> Device:

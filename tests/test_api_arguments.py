@@ -77,17 +77,16 @@ def test_a_path_object_is_a_file(tmp_path: Path) -> None:
     assert first.model["architecture"] == "llama"
 
 
-def test_a_file_that_is_missing_is_told_from_one_that_cannot_be_read_yet(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_is_told_from_one_that_cannot_be_read(tmp_path: Path) -> None:
     for name in ("model.gguf", "model.safetensors"):
-        with pytest.raises(ModelFileError, match="no such file"):
+        with pytest.raises(ModelFileError, match="No such file"):
             fitcalc.load_model(str(tmp_path / name))
-        (tmp_path / name).write_bytes(b"GGUF")
-        with pytest.raises(ModelFileError, match="not a config") as caught:
+        (tmp_path / name).write_bytes(b"PK\x03\x04")
+        with pytest.raises(ModelFileError, match="zip archive"):
             fitcalc.load_model(tmp_path / name)
-        assert "not read yet" in caught.value.hint
-    with pytest.raises(ModelFileError, match="folder") as caught:
-        fitcalc.load_model(tmp_path)
-    assert "config.json" in caught.value.hint
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelFileError, match=r"config\.json"):
+        fitcalc.load_model(tmp_path / "empty")
 
 
 def test_no_named_card_with_a_cpu_is_the_cpu() -> None:

@@ -41,7 +41,7 @@ def test_a_config_counts_like_the_published_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "not valid JSON"),
+        (b"", "empty"),
         (b"[1, 2]", "object"),
         (b"\xff\xfe{}", "UTF-8"),
         (b'{"model_type": "llama", "model_type": "gpt2"}', "twice"),

@@ -10,7 +10,7 @@ import math
 from typing import Literal
 
 from fitcalc.frozen import dataclass
-from fitcalc.spec.quant import CheckpointQuant
+from fitcalc.spec.quant import CheckpointQuant, Format
 
 Split = Literal["columns", "rows", "vocab", "heads", "experts", "replicated"]
 """How tensor parallelism divides a tensor of shape (out, in).
@@ -52,6 +52,8 @@ class Tensor:
     """Stored and loaded, but not a parameter."""
     is_linear: bool = False
     """A weight of a linear layer: what quantizers work on (subject to their own exceptions)."""
+    stored: Format | None = None
+    """As the model's file stores it, where a file was read; layers stored otherwise are another entry."""
 
     @property
     def repeats(self) -> int:
@@ -171,6 +173,8 @@ class ModelSpec:
     notes: tuple[str, ...] = ()
     published_params: int | None = None
     """The maker's own count, where the inventory does not cover the model."""
+    file_bytes: int | None = None
+    """Size of the file or files that were read, header included; None when only a description was."""
 
     @property
     def params_total(self) -> int:

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from fitcalc.errors import ProfileError, RequestError
 from fitcalc.frozen import dataclass
 
-SchemeKind = Literal["float", "linear", "gguf", "mlx"]
+SchemeKind = Literal["float", "linear", "gguf", "mlx", "file"]
 """float: every tensor in one type; linear: linears in one format, the rest 16 bit; gguf: llama.cpp's recipe;
-mlx: linears and embeddings in one format."""
+mlx: linears and embeddings in one format; file: each tensor as the file that was read stores it (Tensor.stored)."""
 
 
 @dataclass(frozen=True, slots=True)
