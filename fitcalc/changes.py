@@ -68,7 +68,7 @@ def _seen(request: Request, row: QuantRow, looked: tuple[Looked, ...]) -> Looked
 
 def changes(request: Request, case: Case) -> Iterator[Alternative]:
     """What makes a request fit, smallest change first: context, requests, KV type, quantization, cards, model."""
-    if case.model.unknowns:
+    if case.model.is_unbounded:
         return
     yield from less_context(request, case)
     yield from smaller_cache(request, case)

@@ -72,9 +72,18 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def verdict_of(case: Case, context_tokens: int, concurrency: int) -> Verdict:
-    """The answer for the whole plan; what a model leaves unknown can only be decided towards 'does not fit'."""
+    """The answer for the whole plan: 'unknown' where what the model leaves open has no bound, or where the two ends of
+    its range answer differently; an upper end that fits, fits.
+    """
     found = worst([device_verdict(entry) for entry in case.ledgers(context_tokens, concurrency)])
-    return "unknown" if case.model.unknowns and found != "does_not_fit" else found
+    least = case.model.at_least
+    if least is None:
+        return "unknown" if case.model.unknowns and found != "does_not_fit" else found
+    if found != "does_not_fit":
+        return found
+    # The upper bound does not fit: it is decided only where the lower one does not fit either.
+    smallest = case_of(least, case.scheme, case.profile, case.machine, case.workload)
+    return found if verdict_of(smallest, context_tokens, concurrency) == "does_not_fit" else "unknown"
 
 
 def holds(case: Case, context_tokens: int, concurrency: int) -> bool:
@@ -117,7 +126,7 @@ def max_concurrency(case: Case, context_tokens: int) -> int:
 def limits_of(case: Case, context_tokens: int, concurrency: int) -> Limits:
     """How far the plan could be stretched; None where a decisive capacity is unknown."""
     entries = case.ledgers(context_tokens, concurrency)
-    if case.model.unknowns or any(entry.decisive and entry.usable_bytes is None for entry in entries):
+    if case.model.is_unbounded or any(entry.decisive and entry.usable_bytes is None for entry in entries):
         return Limits(None, None, None)
     pool = case.engine.pool(case.prepared, context_tokens, concurrency)
     return Limits(

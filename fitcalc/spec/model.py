@@ -175,6 +175,9 @@ class ModelSpec:
     """The maker's own count, where the inventory does not cover the model."""
     file_bytes: int | None = None
     """Size of the file or files that were read, header included; None when only a description was."""
+    at_least: ModelSpec | None = None
+    """Where `unknowns` leave a range this inventory is its upper end and `at_least` the model at its lower end; None:
+    what is unknown has no bound."""
 
     @property
     def params_total(self) -> int:
@@ -185,6 +188,11 @@ class ModelSpec:
     def params_active(self) -> int:
         """Parameters that one token uses: `experts_per_token` of the routed experts, everything else in full."""
         return sum(t.active_elems for t in self.tensors if not t.is_buffer and t.part != "mtp")
+
+    @property
+    def is_unbounded(self) -> bool:
+        """What is unknown of it has no bound, so that nothing fits for sure."""
+        return bool(self.unknowns) and self.at_least is None
 
     @property
     def is_moe(self) -> bool:
