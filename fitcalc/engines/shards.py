@@ -49,6 +49,13 @@ class Rank:
     """Formats whose expert kernels want padded shapes."""
     width_step: int = 1
     hidden_step: int = 1
+    data_ranks: int = 1
+    """Data parallel ranks, which hold everything but the experts; an expert's width is divided over them too."""
+
+    @property
+    def width_ranks(self) -> int:
+        """Ranks over which each expert's width is divided."""
+        return self.ranks * self.data_ranks if self.expert_ranks == 1 else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,7 @@ def _expert_shape(tensor: Tensor, rows: int, cols: int, fmt: Format, rank: Rank)
     down = tensor.role == "expert_down"
     width, other = (cols, rows) if down else (rows, cols)
     halves = 2 if tensor.role == "expert_gate_up" or (tensor.role == "bias" and len(tensor.shape) == 1) else 1
-    width = split.share(elems=width, ranks=rank.ranks if rank.expert_ranks == 1 else 1)
+    width = split.share(elems=width, ranks=rank.width_ranks)
     if fmt.id in rank.padded_formats:
         width = round_up(ceil_div(width, halves), rank.width_step) * halves
         other = round_up(other, rank.hidden_step) if len(tensor.shape) > 1 else other

@@ -12,6 +12,7 @@ from typing import Any
 
 from fitcalc.engines import paged, shards, vllm_start
 from fitcalc.engines.base import DeviceLedger, Pool, context_note, elem_bytes_of, kv_block, spread
+from fitcalc.engines.division import expert_ranks
 from fitcalc.engines.options import settled
 from fitcalc.engines.paged import CacheTypes, Layout
 from fitcalc.engines.shards import Rank, RankWeights
@@ -34,26 +35,27 @@ __all__ = ["Prepared", "command", "kv_cache_bytes", "ledgers", "notes", "pool", 
 def prepare(model: ModelSpec, scheme: Scheme, machine: Machine, workload: Workload, profile: EngineProfile) -> Prepared:
     """Shares, budgets and layouts of every rank. Raises RequestError for options that make no sense."""
     asked = settled(workload, profile)
+    asked = vllm_start.with_experts(asked, asked.options)
     options, elem_bytes = asked.options, elem_bytes_of(scheme)
     vllm_start.check_options(options)
     stored = assign(model, scheme)
     ranks, stages = asked.tensor_parallel, asked.pipeline_parallel
     types = _cache_types(profile, asked, elem_bytes)
     held = tuple(
-        _stage(model, stored, _rank(profile, options, ranks, stages, stage, layers), types, elem_bytes)
+        _stage(model, stored, _rank(profile, asked, stage, layers), types, elem_bytes)
         for stage, layers in enumerate(split.stage_ranges(model.layers, stages))
     )
-    devices = machine.gpus[: ranks * stages]
+    devices = machine.gpus[: asked.ranks]
     utilization = vllm_start.utilization_e4(profile, options, devices, machine.gpu_used_bytes)
     cards = tuple(
-        _card(model, scheme, machine, profile, options, device, number // ranks, held, utilization, ranks)
+        _card(model, scheme, machine, profile, options, device, number // ranks % stages, held, utilization, asked)
         for number, device in enumerate(devices)
     )
     requests, batch = vllm_start.batch_limits(profile, options, devices)
     counts = [len(layer.layers) for layer in model.cache_layers]
     return Prepared(
         model, scheme, machine, asked, profile, options, held, cards,
-        paged.layout(model.cache_layers, counts, 1, types), requests, batch, utilization, elem_bytes, ranks * stages,
+        paged.layout(model.cache_layers, counts, 1, types), requests, batch, utilization, elem_bytes, asked.ranks,
     )  # fmt: skip
 
 
@@ -65,21 +67,20 @@ def _cache_types(profile: EngineProfile, workload: Workload, elem_bytes: int) ->
     return CacheTypes(kv_elems, kv_bytes, elem_bytes, block, known["keeps_windows"], known["index_scale_elems"])
 
 
-def _rank(
-    profile: EngineProfile, options: Mapping[str, Any], ranks: int, stages: int, stage: int, layers: tuple[int, int]
-) -> Rank:
-    known = profile.constants
+def _rank(profile: EngineProfile, asked: Workload, stage: int, layers: tuple[int, int]) -> Rank:
+    known, ranks = profile.constants, asked.tensor_parallel
     return Rank(
         ranks=ranks,
-        expert_ranks=ranks if options["enable_expert_parallel"] else 1,
+        expert_ranks=expert_ranks(asked),
+        data_ranks=asked.data_parallel,
         first=layers[0],
         stop=layers[1],
         is_first=stage == 0,
-        is_last=stage == stages - 1,
+        is_last=stage == asked.pipeline_parallel - 1,
         vocab_step=known["vocab_step"],
         padded_formats=tuple(known["padded_expert_formats"]),
         width_step=known["expert_width_step"],
-        hidden_step=known["expert_hidden_step"] if ranks > 1 else 1,
+        hidden_step=known["expert_hidden_step"] if ranks * asked.data_parallel > 1 else 1,
     )
 
 
@@ -99,13 +100,13 @@ def _card(
     stage: int,
     stages: tuple[Stage, ...],
     utilization: int,
-    ranks: int,
+    asked: Workload,
 ) -> Card:
     """The fixed terms of one rank and its budget."""
     known, held = profile.constants, stages[stage]
     total = device.usable_bytes or 0
     requested = runtime.requested_bytes(total_bytes=total, utilization_e4=utilization)
-    context = vllm_start.context_bytes(profile, device, ranks * len(stages))
+    context = vllm_start.context_bytes(profile, device, asked.ranks)
     others = machine.gpu_used_bytes
     graphs = graphs_term(model, profile, options, held.rank)
     inside = bool(known["graphs_in_budget"])
@@ -121,7 +122,7 @@ def _card(
         _weights(scheme, profile, held.weights),
         fixed("cuda_context", context, "derived", note=context_note(device, "lives outside vLLM's share")),
         graphs,
-        _runtime(profile, ranks, len(stages)),
+        _runtime(model, profile, asked),
         *_vision(model, profile),
         *((fixed("desktop", others, "exact", note="held by others"),) if others else ()),
     )
@@ -165,9 +166,12 @@ def _absorbed(graphs: Term, room_bytes: int) -> Term:
     return Term(graphs.name, graphs.bytes, low, high, graphs.basis, graphs.formula, graphs.inputs, graphs.note)
 
 
-def _runtime(profile: EngineProfile, ranks: int, stages: int) -> Term:
+def _runtime(model: ModelSpec, profile: EngineProfile, asked: Workload) -> Term:
     """Memory outside PyTorch: libraries, communicators and their buffers."""
-    constant = "runtime_parallel" if ranks > 1 else "runtime_pipeline" if stages > 1 else "runtime_single"
+    # Copies of a dense model do not talk to each other.
+    together = asked.tensor_parallel * (asked.data_parallel if model.is_moe else 1)
+    single = "runtime_pipeline" if asked.pipeline_parallel > 1 else "runtime_single"
+    constant = "runtime_parallel" if together > 1 else single
     return spread(profile, "runtime", constant, "memory of libraries and communicators outside PyTorch")
 
 
@@ -185,7 +189,6 @@ def _activations(prepared: Prepared, stage: Stage, requests: Any, tokens: Any) -
     model, known, rank = prepared.model, prepared.profile.constants, stage.rank
     half = "half_bytes_per_logit_fp32" if prepared.elem_bytes == 4 else "half_bytes_per_logit"
     workspace = model.is_moe and prepared.scheme.weight.id not in known["formats_without_workspace"]
-    expert_ranks = 1 if rank.expert_ranks > 1 else rank.ranks
     width = model.intermediate or model.shared_intermediate
     term = computed(
         "activations",
@@ -203,7 +206,7 @@ def _activations(prepared: Prepared, stage: Stage, requests: Any, tokens: Any) -
         requests=requests if rank.is_last else 0,
         vocab=model.vocab,
         experts_per_token=model.experts_per_token if workspace else 0,
-        expert_width=split.share(elems=model.moe_intermediate, ranks=expert_ranks),
+        expert_width=split.share(elems=model.moe_intermediate, ranks=rank.width_ranks),
     )
     low = most(0, term.bytes - known["activation_under"])
     high = term.bytes + known["activation_over" if rank.is_last else "activation_over_stage"]
@@ -229,8 +232,9 @@ def _cache_terms(stage: Stage, context_tokens: Any, concurrency: Any, batch: Any
 def ledgers(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
     """The terms of every rank; ranks of a stage are alike but for their cards."""
     requests, batch, tokens = batch_of(prepared, context_tokens, concurrency)
+    own = split.requests_share(requests=concurrency, ranks=prepared.workload.data_parallel)
     moving = [
-        (*_cache_terms(stage, context_tokens, concurrency, batch), _activations(prepared, stage, requests, tokens))
+        (*_cache_terms(stage, context_tokens, own, batch), _activations(prepared, stage, requests, tokens))
         for stage in prepared.stages
     ]
     return tuple(
@@ -267,7 +271,8 @@ def kv_cache_bytes(prepared: Prepared, context_tokens: Any, concurrency: Any) ->
 
 
 def pool(prepared: Prepared, context_tokens: Any, concurrency: Any) -> Pool | None:
-    """The KV pool of the tightest rank and the tokens vLLM reports for it; None without a paged cache."""
+    """The KV pool of the tightest rank, and the tokens of all data parallel ranks if each has as much; None without
+    a paged cache."""
     _, batch, _ = batch_of(prepared, context_tokens, concurrency)
     found: list[tuple[Any, Any]] = []
     entries = ledgers(prepared, context_tokens, concurrency)
@@ -283,7 +288,7 @@ def pool(prepared: Prepared, context_tokens: Any, concurrency: Any) -> Pool | No
     room, tokens = found[0]
     for other_room, other_tokens in found[1:]:
         room, tokens = least(room, other_room), least(tokens, other_tokens)
-    return Pool(room, tokens, prepared.whole.block_tokens)
+    return Pool(room, tokens * prepared.workload.data_parallel, prepared.whole.block_tokens)
 
 
 def reported_tokens(profile: EngineProfile, layout: Layout, pool_bytes: Any, context_tokens: Any, batch: Any) -> Any:

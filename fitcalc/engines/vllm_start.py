@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from fitcalc.engines import distributed, division
 from fitcalc.engines.base import capability, memory_notes, repository
-from fitcalc.engines.shards import Rank, rank_shape
 from fitcalc.engines.vllm_plan import Prepared
 from fitcalc.errors import RequestError
-from fitcalc.formulas import runtime
-from fitcalc.quantization import assign
-from fitcalc.quantization.stored import Stored
+from fitcalc.formulas import runtime, split
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Device, Machine
-from fitcalc.spec.model import ModelSpec, Tensor
+from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.quant import Scheme
 from fitcalc.spec.workload import Workload
 from fitcalc.units import most
@@ -73,11 +72,11 @@ def utilization_e4(
 
 
 def batch_of(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[Any, Any, Any]:
-    """(requests, batch limit, tokens of the profiling pass) at this context and concurrency; arrays broadcast."""
+    """(requests, batch limit, tokens of the profiling pass) of one data parallel rank; arrays broadcast."""
     options, known = prepared.options, prepared.profile.constants
     requests = prepared.requests
     if not options["max_num_seqs"]:
-        requests = most(requests, concurrency)
+        requests = most(requests, split.requests_share(requests=concurrency, ranks=prepared.workload.data_parallel))
     batch = most(prepared.batch_tokens, requests)
     chunked_above = known["chunked_above_tokens"]
     if chunked_above and not options["max_num_batched_tokens"]:
@@ -94,66 +93,15 @@ def refusal(
     model: ModelSpec, scheme: Scheme, machine: Machine, workload: Workload, profile: EngineProfile
 ) -> str | None:
     """Why vLLM cannot divide or run the model in this way; None when it can."""
-    ranks, stages = workload.tensor_parallel, workload.pipeline_parallel
     if model.kind == "component":
         return f"{profile.name} serves language models, {model.name} is a part of something else"
-    if ranks < 1 or stages < 1:
-        return "tensor and pipeline parallel degrees start at 1"
-    if ranks * stages > len(machine.gpus):
-        return f"tensor parallel {ranks} × pipeline parallel {stages} needs {ranks * stages} GPUs"
-    if stages > max(model.layers, 1):
-        return f"{model.name} has {model.layers} layers, too few for {stages} stages"
-    if ranks == 1:
-        return None
-    whole_experts = str(workload.options.get("enable_expert_parallel", "")).lower() in ("true", "1", "yes", "on")
-    return _undivided_heads(model, ranks) or _undivided_tensor(model, scheme, profile, ranks, whole_experts)
+    return division.refusal(model, scheme, machine, with_experts(workload, workload.options), profile)
 
 
-def _undivided_heads(model: ModelSpec, ranks: int) -> str | None:
-    if model.heads and model.heads % ranks:
-        return f"tensor parallel {ranks} does not divide the {model.heads} attention heads of {model.name}"
-    for tensor in model.tensors:
-        heads = tensor.kv_heads
-        if heads and tensor.part == "text" and heads % ranks and ranks % heads:
-            return f"tensor parallel {ranks} and {heads} KV heads of {model.name} do not divide each other"
-    return None
-
-
-def _undivided_tensor(
-    model: ModelSpec, scheme: Scheme, profile: EngineProfile, ranks: int, whole_experts: bool
-) -> str | None:
-    """A dimension that does not divide, or whose share is no whole number of quantization blocks."""
-    rank = Rank(ranks=ranks, expert_ranks=ranks if whole_experts else 1, stop=model.layers)
-    padded = profile.constants["padded_expert_formats"]
-    for entry in assign(model, scheme):
-        tensor = entry.tensor
-        if tensor.part != "text" or len(tensor.shape) != 2 or tensor.split in ("replicated", "vocab"):
-            continue
-        if tensor.split == "experts" and (whole_experts or entry.format.id in padded):
-            continue
-        reason = _cut(entry, rank, model.name)
-        if reason:
-            return reason
-    return None
-
-
-def _divided_dimension(tensor: Tensor) -> int:
-    """Index of the dimension that is divided: 0 for rows, 1 for columns."""
-    return int(tensor.split == "rows" or (tensor.split == "experts" and tensor.role == "expert_down"))
-
-
-def _cut(entry: Stored, rank: Rank, model_name: str) -> str | None:
-    tensor, fmt = entry.tensor, entry.format
-    side = _divided_dimension(tensor)
-    whole, part = tensor.shape[side], rank_shape(tensor, fmt, rank)[side]
-    what = tensor.role.replace("_", " ")
-    if whole % rank.ranks and not tensor.kv_heads:
-        return f"tensor parallel {rank.ranks} does not divide the {what} width {whole} of {model_name}"
-    step = (fmt.tile_cols or fmt.group_elems) if side else fmt.tile_rows
-    if step > 1 and part < whole and part % step:
-        share = f"{whole} / {rank.ranks} = {part}"
-        return f"{what} width {share} is no multiple of the {step}-wide blocks of this quantization"
-    return None
+def with_experts(workload: Workload, options: Mapping[str, Any]) -> Workload:
+    """The workload with expert parallelism where vLLM's own option asks for it."""
+    asked = str(options.get("enable_expert_parallel", "")).lower() in ("true", "1", "yes", "on")
+    return replace(workload, expert_parallel=True) if asked else workload
 
 
 # --- the command and the notes ----------------------------------------------------------------------------------------
@@ -185,11 +133,11 @@ def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
     parts += [f"--tensor-parallel-size {work.tensor_parallel}"] if work.tensor_parallel > 1 else []
     parts += [f"--pipeline-parallel-size {work.pipeline_parallel}"] if work.pipeline_parallel > 1 else []
     parts += [f"--kv-cache-dtype {work.kv_dtype}"] if work.kv_dtype in prepared.profile.constants["kv_flags"] else []
-    parts += ["--enable-expert-parallel"] if prepared.options["enable_expert_parallel"] else []
+    parts += ["--enable-expert-parallel"] if work.expert_parallel else []
     parts += ["--enforce-eager"] if prepared.options["enforce_eager"] else []
     if prepared.options["block_size"] != prepared.profile.options["block_size"]:
         parts.append(f"--block-size {prepared.options['block_size']}")
-    return " ".join(parts)
+    return distributed.vllm_commands(" ".join(parts), prepared.machine, work, prepared.profile)
 
 
 def notes(prepared: Prepared) -> tuple[str, ...]:

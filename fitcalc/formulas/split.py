@@ -43,6 +43,12 @@ def experts_share(*, experts: Any, ranks: Any) -> Any:
     return ceil_div(experts, ranks)
 
 
+@formula("ceil_div(requests, ranks)")
+def requests_share(*, requests: Any, ranks: Any) -> Any:
+    """Requests that one data parallel rank serves at once."""
+    return ceil_div(requests, ranks)
+
+
 @formula(
     "layers // stages + least(1, most(0, stage + 2 - stages + layers - layers // stages * stages))"
     " * least(1, stages - 1 - stage)"

@@ -53,11 +53,44 @@ class Device:
     usable_basis: Literal["observed", "derived", "nominal"] = "derived"
     source: str = ""
     notes: tuple[str, ...] = ()
+    node_cards: int = 0
+    """Cards of the node that this one is built into; 0 for cards that are sold alone."""
+
+
+Interconnect = Literal["nvswitch", "nvlink", "nvlink-bridge", "infinity-fabric", "pcie"]
+"""What joins the cards of a node: switched or direct links, bridges between pairs, or the host's PCIe alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A server as it is sold or rented. Rates are per second in one direction; None where not known."""
+
+    id: str
+    name: str
+    device: str
+    """Id of its cards."""
+    cards: int
+    interconnect: Interconnect
+    link_bytes_per_s: float | None = None
+    """Per card, to the other cards."""
+    fabric_cards: int = 0
+    """Cards that the interconnect joins, where it reaches beyond the node; 0: the node's own."""
+    ram_bytes: int | None = None
+    cpu: str = ""
+    """In words."""
+    vcpus: int | None = None
+    """Threads that the host has or that are rented."""
+    network_bytes_per_s: float | None = None
+    """Of the whole node, to other nodes."""
+    provider: str = ""
+    source: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Devices of one host: equal or mixed GPUs, a CPU, its RAM. Other holders' memory is already known here."""
+    """Devices of one host, or of several equal nodes: equal or mixed GPUs, a CPU, its RAM. Other holders' memory is
+    already known here."""
 
     gpus: tuple[Device, ...]
     """One entry per card, in rank order."""
@@ -66,3 +99,18 @@ class Machine:
     gpu_used_bytes: int = 0
     """Memory on each card that others hold (desktop, other processes)."""
     notes: tuple[str, ...] = ()
+    node_cards: int = 0
+    """Cards per node, in rank order; 0: all cards are in one host."""
+    node: Node | None = None
+    """The profile of each node, where one was named."""
+
+    @property
+    def nodes(self) -> int:
+        """Hosts that the cards are in."""
+        return -(-len(self.gpus) // self.node_cards) if self.node_cards else 1
+
+    @property
+    def fabric_cards(self) -> int:
+        """Cards that are joined by more than a network: those of a node, or of a rack-wide fabric."""
+        reach = self.node.fabric_cards if self.node else 0
+        return min(max(reach, self.node_cards or len(self.gpus)), len(self.gpus))

@@ -20,3 +20,12 @@ class Workload:
     pipeline_parallel: int = 1
     options: dict[str, Any] = field(default_factory=dict)
     """Engine options under the engine's own names, already of the right type."""
+    data_parallel: int = 1
+    """Copies of everything but the routed experts, each with its own cache and its share of the requests."""
+    expert_parallel: bool = False
+    """Whole experts are divided over the tensor × data parallel ranks, instead of each expert's width."""
+
+    @property
+    def ranks(self) -> int:
+        """Cards that have work."""
+        return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
