@@ -167,6 +167,7 @@ def device_report(entry: DeviceLedger) -> DeviceReport:
         headroom_bytes=None if entry.usable_bytes is None else entry.usable_bytes - total,
         decisive=entry.decisive,
         terms=entry.terms,
+        layers=entry.layers,
     )
 
 

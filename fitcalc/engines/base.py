@@ -15,6 +15,7 @@ from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.quant import Scheme
+from fitcalc.spec.report import LayerShare
 from fitcalc.spec.workload import Workload
 
 
@@ -30,6 +31,8 @@ class DeviceLedger:
     terms: tuple[Term, ...]
     decisive: bool = True
     """False where running out is not an answer: host RAM of unknown size that only carries overhead."""
+    layers: LayerShare | None = None
+    """The layers on this device, for engines that place whole layers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,8 @@ class Share:
     rank: int
     layers: int
     """Repeating layers."""
+    expert_layers: int | None
+    """Layers whose routed experts are here; None for a model without any."""
     has_output: bool
     weights_bytes: int
     largest_weight_bytes: int
@@ -119,6 +121,7 @@ class _Piece:
     size_bytes: int
     type: str
     """ggml type of a matrix, '' for vectors."""
+    role: str
     part: str
     """layer, head, embedding (a token embedding that is the output matrix too) or other."""
 
@@ -146,7 +149,8 @@ def _pieces(stored: Sequence[Stored], ranks: tuple[int, ...], rules: Rules) -> I
 def _piece(entry: Stored, rank: int, count: int, part: str, rules: Rules) -> _Piece:
     steps = (0, 1) if rank == HOST else (rules.row_step, rules.tensor_step)
     size = _size(entry.format, entry.tensor.shape, entry.tensor.copies, *steps)
-    return _Piece(rank, count, size, entry.format.id if len(entry.tensor.shape) > 1 else "", part)
+    kind = entry.format.id if len(entry.tensor.shape) > 1 else ""
+    return _Piece(rank, count, size, kind, entry.tensor.role, part)
 
 
 Types = tuple[tuple[int, int], tuple[int, int]]
@@ -178,6 +182,14 @@ def shares_of(model: ModelSpec, stored: Sequence[Stored], rules: Rules, types: T
     ranks = ranks_of_layers(model.layers, rules)
     pieces = list(_pieces(stored, ranks, rules))
     return tuple(_share(rank, model, pieces, ranks, rules, types) for rank in (*range(len(rules.shares)), HOST))
+
+
+def _expert_layers(rank: int, pieces: list[_Piece]) -> int:
+    counts: dict[str, int] = {}
+    for piece in pieces:
+        if piece.rank == rank and piece.role in _EXPERT_ROLES:
+            counts[piece.role] = counts.get(piece.role, 0) + piece.count
+    return max(counts.values(), default=0)
 
 
 def _share(
@@ -212,6 +224,7 @@ def _share(
     return Share(
         rank=rank,
         layers=sum(1 for index in ranks[:-1] if index == rank),
+        expert_layers=_expert_layers(rank, pieces) if model.is_moe else None,
         has_output=ranks[-1] == rank,
         weights_bytes=sum(piece.size_bytes * piece.count for piece in mine),
         largest_weight_bytes=max((piece.size_bytes for piece in mine if piece.part == "layer"), default=0),

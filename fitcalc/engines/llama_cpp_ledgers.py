@@ -14,6 +14,7 @@ from fitcalc.engines.llama_cpp_settings import Shape
 from fitcalc.ledger import Input, Term
 from fitcalc.spec.hardware import Device
 from fitcalc.spec.model import ModelSpec
+from fitcalc.spec.report import LayerShare
 from fitcalc.units import format_gib
 
 TOWER_PARTS = ("vision", "audio", "projector")
@@ -61,10 +62,23 @@ def _card(prepared: Prepared, shape: Shape, device: Device, share: Share) -> Dev
     if share.weights_bytes or share.layers:
         parts = [terms.weights(share, _held(prepared, share)), *terms.cache(share, shape, prepared.settings)]
     if parts or share.rank == 0:
+        place = _place(prepared, share)
         parts += [_compute(prepared, shape, share), *terms.context(device, prepared.profile.constants)]
+        parts += list(terms.pools(prepared.graph, prepared.settings, shape, place)) if share.layers else []
         parts += list(_towers(prepared)) if share.rank == 0 else []
     parts += list(terms.others(prepared.machine.gpu_used_bytes))
-    return DeviceLedger(device.id, device.name, share.rank, device.memory_bytes, device.usable_bytes, tuple(parts))
+    capacity, usable = device.memory_bytes, device.usable_bytes
+    return DeviceLedger(device.id, device.name, share.rank, capacity, usable, tuple(parts), layers=_layer_share(share))
+
+
+def _layer_share(*shares: Share) -> LayerShare:
+    """The layers that the shares of one device hold."""
+    experts = [share.expert_layers for share in shares if share.expert_layers is not None]
+    return LayerShare(
+        repeating=sum(share.layers for share in shares),
+        experts=sum(experts) if experts else None,
+        output=any(share.has_output for share in shares),
+    )
 
 
 def _held(prepared: Prepared, share: Share) -> str:
@@ -95,7 +109,8 @@ def _host(prepared: Prepared, shape: Shape) -> DeviceLedger:
     name = cpu.name if cpu else "Host memory"
     capacity = cpu.memory_bytes if cpu and ram is not None else ram
     decisive = prepared.uses_host or ram is not None
-    return DeviceLedger("host", name, len(prepared.cards), capacity, ram, parts, decisive)
+    layers = _layer_share(prepared.host)
+    return DeviceLedger("host", name, len(prepared.cards), capacity, ram, parts, decisive, layers)
 
 
 def _processor(prepared: Prepared, shape: Shape) -> DeviceLedger:
@@ -111,7 +126,8 @@ def _processor(prepared: Prepared, shape: Shape) -> DeviceLedger:
     )
     ram = prepared.machine.ram_bytes if cpu is None or cpu.usable_bytes is None else cpu.usable_bytes
     identity = (cpu.id, cpu.name) if cpu else ("host", "Host memory")
-    return DeviceLedger(*identity, 0, cpu.memory_bytes if cpu else ram, ram, parts)
+    capacity = cpu.memory_bytes if cpu else ram
+    return DeviceLedger(*identity, 0, capacity, ram, parts, layers=_layer_share(prepared.host))
 
 
 def _shared(prepared: Prepared, shape: Shape) -> DeviceLedger:
@@ -131,7 +147,8 @@ def _shared(prepared: Prepared, shape: Shape) -> DeviceLedger:
         *_towers(prepared),
         *terms.others(prepared.machine.gpu_used_bytes),
     )
-    return DeviceLedger(device.id, device.name, 0, device.memory_bytes, device.usable_bytes, parts)
+    layers = _layer_share(card, host)
+    return DeviceLedger(device.id, device.name, 0, device.memory_bytes, device.usable_bytes, parts, layers=layers)
 
 
 def _joined(card: Share, host: Share) -> Share:

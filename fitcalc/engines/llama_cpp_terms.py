@@ -168,6 +168,25 @@ def _held_width(graph: Graph, place: Place, rules: dict[str, Any]) -> int:
     return graph.hidden * place.copies * (1 if place.is_first else 2)
 
 
+def pools(graph: Graph, settings: Settings, shape: Shape, place: Place) -> Iterator[Term]:
+    """What matrix libraries take in use beside the buffers: without flash attention, the scores once more in 16 bit.
+
+    Pools grow with the tokens in the cache and keep what they once had, so that a full cache may find twice this.
+    """
+    if settings.flash or not place.converts_cache or graph.latent or not graph.caches:
+        return
+    term = computed(
+        "activations",
+        ggml.score_copy_bytes,
+        "estimated",
+        note="scores in 16 bit, taken in use",
+        ubatch=shape.tokens,
+        cells=shape.cells,
+        score_heads=graph.heads,
+    )
+    yield replace(term, low_bytes=0, high_bytes=2 * term.bytes)
+
+
 def host_compute(
     graph: Graph, settings: Settings, shape: Shape, rules: dict[str, Any], copies: int, *, holds_cache: bool
 ) -> Term:

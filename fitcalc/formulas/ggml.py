@@ -100,6 +100,12 @@ def attention_bytes(
     return inputs_bytes + 4 * ubatch * (cells * score_heads + attention_width + held_width) + copied_bytes
 
 
+@formula("2 * ubatch * cells * score_heads")
+def score_copy_bytes(*, ubatch: Any, cells: Any, score_heads: Any) -> Any:
+    """Scores of every head and cell in 16 bit, as matrix libraries want them for the product with V."""
+    return 2 * ubatch * cells * score_heads
+
+
 @formula("most(logits_bytes, most(layer_bytes, attention_bytes))")
 def compute_bytes(*, logits_bytes: Any, layer_bytes: Any, attention_bytes: Any) -> Any:
     """A compute buffer: the largest of the moments that a graph passes through."""

@@ -226,6 +226,9 @@ def _limit_lines(report: FitReport, style: Style) -> Iterator[str]:
         parts.append(f"{_tokens(limits.max_context_tokens)} for {_requests(requests)}{whole}")
     if limits.max_concurrency:
         parts.append(f"{_requests(limits.max_concurrency)} at {_tokens(context)}")
+    placed = layer_words(report)
+    if placed:
+        yield from _labelled("layers", placed, style)
     per_token = report.kv_cache.bytes_per_token
     if per_token:
         parts.append(f"{per_token / 1024:,.4g} KiB of cache per token")
@@ -243,6 +246,24 @@ def _limit_lines(report: FitReport, style: Style) -> Iterator[str]:
     ]
     if rates:
         yield from _labelled("speed", " · ".join(rates), style)
+
+
+def layer_words(report: FitReport) -> str:
+    """'GeForce RTX 4090: 32 of 32 (experts of 25), output · Host memory: experts of 7'; '' where one device has all."""
+    words = []
+    for device in report.devices:
+        share = device.layers
+        if share is None or not (share.repeating or share.experts or share.output):
+            continue
+        parts = []
+        experts = f"experts of {share.experts}" if share.experts not in (None, share.repeating) else ""
+        if share.repeating:
+            parts.append(f"{share.repeating} of {report.model['layers']}" + (f" ({experts})" if experts else ""))
+        elif experts:
+            parts.append(experts)
+        parts += ["output"] * share.output
+        words.append(f"{device.name}: {', '.join(parts)}")
+    return " · ".join(words) if len(words) > 1 else ""
 
 
 def _tokens(count: int) -> str:

@@ -14,6 +14,18 @@ Verdict = Literal["fits", "tight", "does_not_fit", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
+class LayerShare:
+    """What of a model lies on one device where an engine places whole layers."""
+
+    repeating: int
+    """Repeating layers, with their cache."""
+    experts: int | None
+    """Layers whose routed experts are here; None for a model without experts."""
+    output: bool
+    """The output matrix is here."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceReport:
     """The ledger of one device (host RAM is one too). Headroom = usable − total, the reserve among the terms."""
 
@@ -29,6 +41,8 @@ class DeviceReport:
     decisive: bool
     """False for host memory whose size was not given and that carries nothing but engine overhead."""
     terms: tuple[Term, ...]
+    layers: LayerShare | None = None
+    """The layers on this device; None where an engine divides every layer."""
 
 
 @dataclass(frozen=True, slots=True)
