@@ -167,7 +167,7 @@ def _mxfp4(section: Section) -> CheckpointQuant | None:
 
 def _mlx(section: Section) -> CheckpointQuant | None:
     bits, group = _integer(section, "bits", 4), _integer(section, "group_size", 64)
-    if bits not in (4, 6, 8) or section.get("mode", "affine") != "affine":
+    if bits not in (3, 4, 5, 6, 8) or section.get("mode", "affine") != "affine":
         return None
     ignored = tuple(name for name, value in section.items() if value is False)
     changes = {name: value for name, value in section.items() if isinstance(value, Mapping) and "bits" in value}

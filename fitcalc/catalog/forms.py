@@ -243,6 +243,8 @@ class GgmlForm:
     types: dict[str, tuple[int, int, int]]
     """Type name -> number in a GGUF header, elements per block, bytes per block."""
     architectures: dict[str, GgufArchitectureForm]
+    family_overrides: dict[str, dict[str, str]] = field(default_factory=dict)
+    """model_type -> module pattern -> quantization id of what exports of a family hold in another format."""
 
 
 FORMS: dict[str, type[Any]] = {

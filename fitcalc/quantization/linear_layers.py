@@ -56,6 +56,7 @@ def assign_linear(model: ModelSpec, scheme: Scheme, tensors: Iterable[Tensor]) -
         exceptions = scheme.ignored
     else:
         exceptions = (*scheme.ignored, *scheme.family_ignored.get(model.model_type, ()))
+        scheme = replace(scheme, overrides=scheme.family_overrides.get(model.model_type, scheme.overrides))
     ignored, targets = compiled(exceptions), compiled(scheme.targets)
     overrides = _overrides(scheme)
     entries: list[Stored] = []

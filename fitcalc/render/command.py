@@ -6,7 +6,13 @@ from __future__ import annotations
 def wrap_command(command: str, width: int) -> list[str]:
     """Lines of at most `width` columns, joined by a trailing backslash; options stay with their values."""
     if "\n" in command:
-        return command.splitlines()
+        # A line that ends in a backslash is laid out already.
+        parts = command.splitlines()
+        return (
+            parts
+            if any(part.endswith("\\") for part in parts)
+            else [line for part in parts for line in wrap_command(part, width)]
+        )
     lines: list[str] = []
     current = ""
     for piece in _pieces(command):

@@ -144,6 +144,8 @@ class CheckpointQuant:
     """Columns per scale; 0: the scheme's own, -1: one scale per row."""
     bits: int = 0
     symmetric: bool = True
+    family_overrides: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """model_type -> (module pattern, quantization id) of modules that exports of a family hold in another format."""
     desc_act: bool = False
     block: tuple[int, int] = (0, 0)
     ignored: tuple[str, ...] = ()
@@ -158,7 +160,7 @@ class CheckpointQuant:
 
 
 _TUPLES = ("engines", "kept_roles", "kept_parts", "only_roles", "also_roles", "ignored")
-_BUILT = ("weight", "type", "loaded", "beside", "aliases", "ambiguous", "family_ignored")
+_BUILT = ("weight", "type", "loaded", "beside", "aliases", "ambiguous", "family_ignored", "family_overrides")
 """Keys of a profile that are no field of Scheme, or become one in another shape."""
 
 
@@ -201,6 +203,7 @@ def ggml_from_form(form: Mapping[str, Any]) -> GgmlTable:
     return GgmlTable(types, numbers, architectures, token_bytes, form["source"])
 
 
+        family_overrides={key: tuple(table.items()) for key, table in form.get("family_overrides", {}).items()},
 _LONGEST_EXPRESSION = 400
 _MOST_REPEATS = 3
 _REPEATED_GROUP = r"\)\s*[*+{]"
