@@ -69,6 +69,7 @@ def parsed(name: str, value: Any, default: Any) -> Any:
 def _known(name: str, profile: EngineProfile) -> str:
     """The option as the profile spells it: '--max-num-seqs' and 'max-num-seqs' mean max_num_seqs."""
     plain = name.strip().lstrip("-").replace("-", "_")
+    plain = profile.constants.get("option_names", {}).get(plain, plain)
     names = (*profile.options, *profile.request_options)
     for known in names:
         if known.replace("-", "_") == plain:
