@@ -13,7 +13,6 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "fitcalc"
 
 BASE = {"errors", "units", "frozen", "ledger"}
-FACTS = {"architectures", "quantization", "catalog", "readers"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": {"errors"},
@@ -23,8 +22,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "formulas": {"units", "formulas"},
     "architectures": BASE | {"spec", "architectures"},
     "quantization": BASE | {"spec", "formulas", "quantization"},
-    "readers": BASE | {"spec", "architectures", "quantization", "readers"},
-    "catalog": BASE | FACTS | {"spec"},
+    "readers": BASE | {"spec", "architectures", "quantization", "catalog", "readers"},
+    "catalog": BASE | {"spec", "architectures", "quantization", "catalog"},
     "engines": BASE | {"spec", "formulas", "quantization", "engines"},
     "render": {"frozen", "units", "ledger", "spec", "render"},
 }

@@ -210,6 +210,8 @@ class QuantForm:
     """Module patterns that every exporter leaves in the model's own type."""
     family_ignored: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """model_type -> module patterns that the makers' own exports leave alone, where that is known."""
+    family_overrides: dict[str, dict[str, str]] = field(default_factory=dict)
+    """model_type -> module pattern -> quantization id of what exports of a family hold in another format."""
     min_compute_capability: str = ""
     native_compute_capability: str = ""
     needs_imatrix: bool = False
@@ -230,6 +232,11 @@ class GgufArchitectureForm:
     keeps_mtp: bool = False
     layerwise_kv_heads: bool = False
     checked: bool = False
+    window_period: int = 0
+    window_first_full: bool = False
+    chunk_tokens: int = 0
+    cached_layers: int = 0
+    cache_unknown: bool = False
 
 
 @dataclass(eq=False, repr=False)
@@ -242,9 +249,9 @@ class GgmlForm:
     """(vocabulary up to, bytes of header per token), smallest first."""
     types: dict[str, tuple[int, int, int]]
     """Type name -> number in a GGUF header, elements per block, bytes per block."""
+    file_types: dict[str, int]
+    """Quantization id -> general.file_type in a GGUF header."""
     architectures: dict[str, GgufArchitectureForm]
-    family_overrides: dict[str, dict[str, str]] = field(default_factory=dict)
-    """model_type -> module pattern -> quantization id of what exports of a family hold in another format."""
 
 
 FORMS: dict[str, type[Any]] = {

@@ -67,6 +67,19 @@ class GgufArchitecture:
     """KV heads are listed per layer, so that the recipe sees those of the first layer."""
     checked: bool = False
     """Sizes were held against real files; otherwise the layout follows from the tensors' roles."""
+    model_type: str = ""
+    """The first model_type that becomes this architecture; its own name where none is known."""
+    window_period: int = 0
+    """Every nth layer keeps all tokens and the others a window, where a file names one and no pattern; 0: llama.cpp
+    uses no window here, 1: the file lists the layers."""
+    window_first_full: bool = False
+    """Of a period the first layer is the one that keeps all tokens, not the last."""
+    chunk_tokens: int = 0
+    """The windows are chunks of this size, whatever the file names."""
+    cached_layers: int = 0
+    """Layers with a cache of their own, from the first, where the file does not say; 0: all."""
+    cache_unknown: bool = False
+    """The header of a file does not tell what its layers keep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +91,10 @@ class GgmlTable:
     """Number in a GGUF header -> type name."""
     architectures: Mapping[str, GgufArchitecture]
     """model_type of a config.json -> what becomes of it."""
+    named: Mapping[str, GgufArchitecture] = field(default_factory=dict)
+    """general.architecture of a GGUF file -> what llama.cpp makes of it."""
+    file_types: Mapping[int, str] = field(default_factory=dict)
+    """general.file_type of a GGUF file -> quantization id."""
     token_bytes: tuple[tuple[int, int], ...] = ()
     """(vocabulary up to, bytes of header per token), smallest first: an estimate of what a tokenizer takes."""
     source: str = ""
@@ -127,6 +144,8 @@ class Scheme:
     """Module patterns that stay in the model's own type: those every exporter leaves, and a checkpoint's own."""
     family_ignored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """model_type -> module patterns that the makers' own exports leave alone, where that is known."""
+    family_overrides: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """model_type -> (module pattern, quantization id) of modules that exports of a family hold in another format."""
     targets: tuple[str, ...] = ()
     """Module patterns of one checkpoint that are quantized; empty: every linear that is not kept or ignored."""
     overrides: tuple[tuple[str, str], ...] = ()
@@ -144,8 +163,6 @@ class CheckpointQuant:
     """Columns per scale; 0: the scheme's own, -1: one scale per row."""
     bits: int = 0
     symmetric: bool = True
-    family_overrides: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
-    """model_type -> (module pattern, quantization id) of modules that exports of a family hold in another format."""
     desc_act: bool = False
     block: tuple[int, int] = (0, 0)
     ignored: tuple[str, ...] = ()
@@ -186,6 +203,7 @@ def scheme_from_form(form: Mapping[str, Any], scheme_id: str, ggml: GgmlTable | 
         loaded=Format(scheme_id, **loaded) if loaded is not None else None,
         beside={key: Format(key, **table) for key, table in form.get("beside", {}).items()},
         family_ignored={key: tuple(patterns) for key, patterns in form.get("family_ignored", {}).items()},
+        family_overrides={key: tuple(table.items()) for key, table in form.get("family_overrides", {}).items()},
         ggml=ggml if form.get("kind") in ("gguf", "float") else None,
         **values,
     )
@@ -194,16 +212,24 @@ def scheme_from_form(form: Mapping[str, Any], scheme_id: str, ggml: GgmlTable | 
 def ggml_from_form(form: Mapping[str, Any]) -> GgmlTable:
     """The GgmlTable of profiles/ggml.toml's content."""
     types = {name: Format(name, elems, size) for name, (_, elems, size) in form["types"].items()}
+    named: dict[str, GgufArchitecture] = {}
     architectures: dict[str, GgufArchitecture] = {}
     for name, table in form["architectures"].items():
         traits = {key: value for key, value in table.items() if key != "model_types"}
-        architectures |= dict.fromkeys(table["model_types"], GgufArchitecture(name, **traits))
-    numbers = {number: name for name, (number, _, _) in form["types"].items()}
-    token_bytes = tuple((upper, size) for upper, size in form["token_bytes"])
-    return GgmlTable(types, numbers, architectures, token_bytes, form["source"])
+        model_types = table["model_types"]
+        named[name] = GgufArchitecture(name, model_type=next(iter(model_types), name), **traits)
+        architectures |= dict.fromkeys(model_types, named[name])
+    return GgmlTable(
+        types=types,
+        type_ids={number: name for name, (number, _, _) in form["types"].items()},
+        architectures=architectures,
+        named=named,
+        file_types={number: scheme for scheme, number in form["file_types"].items()},
+        token_bytes=tuple((upper, size) for upper, size in form["token_bytes"]),
+        source=form["source"],
+    )
 
 
-        family_overrides={key: tuple(table.items()) for key, table in form.get("family_overrides", {}).items()},
 _LONGEST_EXPRESSION = 400
 _MOST_REPEATS = 3
 _REPEATED_GROUP = r"\)\s*[*+{]"
