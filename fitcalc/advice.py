@@ -45,6 +45,9 @@ def recommendation(request: Request, case: Case, looked: tuple[Looked, ...], ver
         command="" if wanted else case.engine.command(case.prepared, request.context_tokens, request.concurrency),
         reasons=tuple(reasons(request, case, nearest, verdict)),
         alternatives=others,
+        data_parallel=case.workload.data_parallel,
+        expert_parallel=case.workload.expert_parallel,
+        nodes=case.machine.nodes,
     )
 
 

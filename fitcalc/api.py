@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fitcalc import __version__, arguments, catalog, choice
 from fitcalc import verdict as judge
 from fitcalc.advice import recommendation
 from fitcalc.engines.options import settled
-from fitcalc.errors import UnsupportedModelError
+from fitcalc.errors import RequestError, UnsupportedModelError
+from fitcalc.limits import largest_that_fits
 from fitcalc.machine import machine_label, machine_of
-from fitcalc.plan import Request, named_scheme, nothing_runs, required_case, runs_gguf
+from fitcalc.plan import Request, division_notes, named_scheme, nothing_runs, required_case, runs_gguf
 from fitcalc.quantization import checkpoint_bytes, weights_bytes
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.model import ModelSpec
@@ -72,29 +73,43 @@ def fit(
     cpu: str | None = None,
     ram: str | int | None = None,
     quant: str | None = None,
-    context: int | None = None,
-    concurrency: int = 1,
+    context: int | str | None = None,
+    concurrency: int | str = 1,
     engine: str | None = None,
     kv_dtype: str | None = None,
     tensor_parallel: int | None = None,
     pipeline_parallel: int | None = None,
     engine_options: Mapping[str, Any] | None = None,
     gpu_used: str | int | None = None,
+    data_parallel: int | None = None,
+    expert_parallel: bool | None = None,
 ) -> FitReport:
     """Does the model fit on the device, what is each byte for, and what should be run.
 
-    gpu: 'id', 'id:N', a bare size, or a list of them. cpu: id. ram, gpu_used: bytes or '32GB'. context: tokens per
-    request (default 8192 or the model's limit). quant, engine: ids; chosen when not given. engine_options: the
-    engine's own names. Without a device, this machine's are detected.
+    gpu: 'id', 'id:N', a bare size, a node ('dgx-h100:2'), or a list of them. cpu: id. ram, gpu_used: bytes or '32GB'.
+    context: tokens per request (default 8192 or the model's limit). concurrency: requests at once, over all data
+    parallel ranks. One of the two may be 'auto': the largest with verdict fits. quant, engine: ids; chosen when not
+    given. tensor_parallel, pipeline_parallel, data_parallel: degrees whose product is the number of cards in use.
+    expert_parallel: whole experts on each rank; None: where nothing else works. engine_options: the engine's own
+    names. Without a device, this machine's are detected.
 
     Raises UnknownNameError, RequestError, ModelFileError (bad input), UnsupportedModelError (cannot be decided).
     """
     spec = model if isinstance(model, ModelSpec) else load_model(model)
     quant = arguments.text_or_none("quant", quant)
     machine = _machine(gpu, arguments.text_or_none("cpu", cpu), ram, gpu_used)
-    request = _request(
-        spec, machine, context, concurrency, engine, kv_dtype, tensor_parallel, pipeline_parallel, engine_options
-    )
+    degrees = (tensor_parallel, pipeline_parallel, data_parallel, expert_parallel)
+    request = _request(spec, machine, context, concurrency, engine, kv_dtype, degrees, engine_options)
+    settled_plan = _settled(request, quant)
+    if request.auto:
+        request = largest_that_fits(request, settled_plan[1])
+        settled_plan = _settled(request, quant)
+    looked, case, verdict = settled_plan
+    return report(request, case, verdict, looked, asked_quant=quant)
+
+
+def _settled(request: Request, quant: str | None) -> tuple[tuple[choice.Looked, ...], judge.Case, Verdict]:
+    """(what was looked at, the plan, its verdict): with the quantization asked for, else chosen; in RAM if need be."""
     if quant is None:
         looked, chosen = choice.choose_with_ram(request)
         if chosen is None:
@@ -102,14 +117,14 @@ def fit(
         case, verdict = chosen.case, chosen.verdict
     else:
         looked = ()
-        case = required_case(request, named_scheme(spec, quant))
+        case = required_case(request, named_scheme(request.model, quant))
         verdict = judge.verdict_of(case, request.context_tokens, request.concurrency)
-    if verdict == "does_not_fit" and machine.ram_bytes is not None:
+    if verdict == "does_not_fit" and request.machine.ram_bytes is not None:
         moved = choice.with_offload(request, case)
         if moved is not None:
             case = moved
             verdict = judge.verdict_of(case, request.context_tokens, request.concurrency)
-    return report(request, case, verdict, looked, asked_quant=quant)
+    return looked, case, verdict
 
 
 def report(
@@ -140,35 +155,45 @@ def report(
         choices=tuple(entry.row for entry in looked),
         notes=tuple(_notes(request, case, asked_quant, hosted=not all(entry.decisive for entry in entries))),
         fitcalc_version=__version__,
+        pool=judge.pool_of(case, context, concurrency),
     )
 
 
 def _request(
     spec: ModelSpec,
     machine: Machine,
-    context: int | None,
-    concurrency: int,
+    context: int | str | None,
+    concurrency: int | str,
     engine: str | None,
     kv_dtype: str | None,
-    tensor_parallel: int | None,
-    pipeline_parallel: int | None,
+    degrees: tuple[int | None, int | None, int | None, bool | None],
     engine_options: Mapping[str, Any] | None,
 ) -> Request:
-    arguments.whole_number("context", context, arguments.MOST_TOKENS)
-    arguments.whole_number("concurrency", concurrency, arguments.MOST_REQUESTS, required=True)
-    arguments.whole_number("tensor_parallel", tensor_parallel, arguments.MOST_PARTS)
-    arguments.whole_number("pipeline_parallel", pipeline_parallel, arguments.MOST_PARTS)
+    tokens = arguments.whole_or_auto("context", context, arguments.MOST_TOKENS)
+    requests = arguments.whole_or_auto("concurrency", concurrency, arguments.MOST_REQUESTS, required=True)
+    solved: Literal["", "context", "concurrency"] = "context" if arguments.is_auto(context) else ""
+    solved = "concurrency" if arguments.is_auto(concurrency) else solved
+    if arguments.is_auto(context) and arguments.is_auto(concurrency):
+        hint = "give one of them, such as --context 8192 --concurrency auto"
+        raise RequestError("context and concurrency cannot both be 'auto': each is bought with the other", hint=hint)
+    tensor, pipeline, data, experts = degrees
+    arguments.whole_number("tensor_parallel", tensor, arguments.MOST_PARTS)
+    arguments.whole_number("pipeline_parallel", pipeline, arguments.MOST_PARTS)
+    arguments.whole_number("data_parallel", data, arguments.MOST_PARTS)
     engine_id = arguments.text_or_none("engine", engine)
     return Request(
         model=spec,
         machine=machine,
-        context_tokens=judge.default_context(spec, context),
-        concurrency=concurrency,
+        context_tokens=judge.default_context(spec, tokens),
+        concurrency=requests or 1,
         kv_dtype=(arguments.text_or_none("kv_dtype", kv_dtype) or "").lower(),
-        tensor_parallel=tensor_parallel,
-        pipeline_parallel=pipeline_parallel,
+        tensor_parallel=tensor,
+        pipeline_parallel=pipeline,
         options=arguments.options_of(engine_options),
         engine=catalog.load_engine(engine_id) if engine_id else None,
+        data_parallel=data,
+        expert_parallel=arguments.flag_or_none("expert_parallel", experts),
+        auto=solved,
     )
 
 
@@ -203,6 +228,11 @@ def _inputs(request: Request, case: judge.Case, asked_quant: str | None) -> dict
         "devices_name": machine_label(machine),
         "tensor_parallel": case.workload.tensor_parallel,
         "pipeline_parallel": case.workload.pipeline_parallel,
+        "data_parallel": case.workload.data_parallel,
+        "expert_parallel": case.workload.expert_parallel,
+        "nodes": machine.nodes,
+        "node": machine.node.id if machine.node else None,
+        "auto": request.auto or None,
         "ram_bytes": machine.ram_bytes,
         "gpu_used_bytes": machine.gpu_used_bytes,
     }
@@ -243,4 +273,4 @@ def _notes(request: Request, case: judge.Case, asked_quant: str | None, *, hoste
         notes.append(f"{asked_quant} is taken as {own}, the type {spec.name} is published in")
     if hosted and machine.ram_bytes is None:
         notes.append("host RAM is not known (--ram): the host's share is shown and does not decide")
-    return [*notes, *case.engine.notes(case.prepared)]
+    return [*notes, *division_notes(case, request), *case.engine.notes(case.prepared)]

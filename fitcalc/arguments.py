@@ -12,6 +12,8 @@ from fitcalc.errors import RequestError, UnknownNameError
 MOST_TOKENS = 2**31
 MOST_REQUESTS = 2**20
 MOST_PARTS = 4096
+AUTO = "auto"
+"""In place of a number: the largest that fits."""
 _NAME_A_DEVICE = "add --gpu rtx-3060, --cpu raspberry-pi-5-8gb or --gpu 24GB"
 _UNITLESS = re.compile(r"\s*\d+(\.\d+)?\s*(:\d+\s*)?")
 
@@ -75,6 +77,29 @@ def whole_number(name: str, value: Any, largest: int, *, required: bool = False)
         return
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
         raise RequestError(f"{name} {value!r} is out of range", hint=f"give a whole number from 1 to {largest:,}")
+
+
+def whole_or_auto(name: str, value: Any, largest: int, *, required: bool = False) -> int | None:
+    """A whole number, or None where the largest that fits is asked for ('auto') or nothing was said."""
+    if is_auto(value):
+        return None
+    if isinstance(value, str):
+        raise RequestError(f"{name} {value!r} is neither a number nor 'auto'", hint=f"give a whole number, or '{AUTO}'")
+    whole_number(name, value, largest, required=required)
+    found: int | None = value
+    return found
+
+
+def is_auto(value: Any) -> bool:
+    """'auto', in any case."""
+    return isinstance(value, str) and value.strip().lower() == AUTO
+
+
+def flag_or_none(name: str, value: Any) -> bool | None:
+    """True, False, or None where it was left to choose."""
+    if value is None or isinstance(value, bool):
+        return value
+    raise _wrong_type(name, value, "true or false", "give True or False, or leave it out")
 
 
 def options_of(value: Any) -> dict[str, Any]:

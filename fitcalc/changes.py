@@ -19,6 +19,7 @@ from fitcalc.choice import (
     with_offload,
 )
 from fitcalc.engines.base import kv_block
+from fitcalc.machine import machine_label, with_cards
 from fitcalc.plan import Request, candidates, case_for, preference, runs_gguf
 from fitcalc.quantization import weights_bytes
 from fitcalc.spec.hardware import Device
@@ -28,6 +29,8 @@ from fitcalc.units import format_gib
 from fitcalc.verdict import Case
 
 _CARD_COUNTS = (2, 4, 8)
+_NODE_COUNTS = (1, 2, 4)
+"""More nodes than this are not offered."""
 _LEAST_BYTES_PER_PARAM = 0.4
 """No quantization of 3 bits and more is smaller: a model above that needs no closer look."""
 
@@ -134,7 +137,8 @@ def _weights(request: Request, case: Case) -> int:
 def more_cards(request: Request, scheme: Scheme) -> Iterator[Alternative]:
     """The same scheme on more of the same card."""
     card, have = request.machine.gpus[0], len(request.machine.gpus)
-    counts = [count for count in _CARD_COUNTS if count > have]
+    nodes = (card.node_cards * count for count in _NODE_COUNTS) if card.node_cards else ()
+    counts = sorted({count for count in (*_CARD_COUNTS, *nodes) if have < count <= _most_cards(card)})
     yield from _first_on(request, scheme, [(card, count) for count in counts])
 
 
@@ -148,12 +152,21 @@ def other_device(request: Request, case: Case) -> Iterator[Alternative]:
 
 def _first_on(request: Request, scheme: Scheme, choices: Iterable[tuple[Device, int]]) -> Iterator[Alternative]:
     for card, count in choices:
-        machine = replace(request.machine, gpus=(card,) * count)
-        moved = replace(request, machine=machine, tensor_parallel=None, pipeline_parallel=None)
+        machine = with_cards(request.machine, card, count)
+        moved = _divided_anew(replace(request, machine=machine))
         found = case_for(moved, scheme)
         if not isinstance(found, str) and fits_as_asked(moved, found):
-            yield alternative(moved, found, (f"{scheme.name} on {count} × {card.name}",))
+            yield alternative(moved, found, (f"{scheme.name} on {machine_label(machine)}",))
             return
+
+
+def _most_cards(card: Device) -> int:
+    return card.node_cards * _NODE_COUNTS[-1] if card.node_cards else _CARD_COUNTS[-1]
+
+
+def _divided_anew(request: Request) -> Request:
+    """Other cards are divided as is natural there."""
+    return replace(request, tensor_parallel=None, pipeline_parallel=None, data_parallel=None, expert_parallel=None)
 
 
 def smaller_model(request: Request) -> Iterator[Alternative]:

@@ -153,6 +153,9 @@ def alternative(request: Request, case: Case, changed: tuple[str, ...]) -> Alter
         kv_dtype=case.workload.kv_dtype or next(iter(case.profile.kv_types)),
         verdict=judge.verdict_of(case, request.context_tokens, request.concurrency),
         changes=changed,
+        data_parallel=case.workload.data_parallel,
+        expert_parallel=case.workload.expert_parallel,
+        nodes=case.machine.nodes,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import field, replace
-from typing import Any
+from typing import Any, Literal
 
 from fitcalc import catalog, engines, verdict
 from fitcalc.catalog import QuantRow
@@ -44,6 +44,10 @@ class Request:
     pipeline_parallel: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     engine: EngineProfile | None = None
+    data_parallel: int | None = None
+    expert_parallel: bool | None = None
+    auto: Literal["", "context", "concurrency"] = ""
+    """Which of the two is solved for: the largest that fits."""
 
 
 def serves_safetensors(machine: Machine) -> bool:
@@ -73,18 +77,33 @@ def engine_ids(model: ModelSpec, scheme: Scheme, machine: Machine) -> tuple[str,
 
 
 def workloads(request: Request, engine: EngineProfile) -> Iterator[Workload]:
-    """The ways to divide the model over the cards, the engine's natural one first (tensor parallel over all)."""
+    """The ways to divide the model over the cards, the engine's natural one first.
+
+    Tensor parallel over all cards that a node's links (or a rack's) join, pipeline stages across nodes; where that is
+    refused, whole experts on each rank; then fewer ranks and more stages.
+    """
     base = Workload(
-        request.context_tokens, request.concurrency, request.kv_dtype,
-        request.tensor_parallel or 1, request.pipeline_parallel or 1, request.options,
+        request.context_tokens, request.concurrency, request.kv_dtype, request.tensor_parallel or 1,
+        request.pipeline_parallel or 1, request.options, request.data_parallel or 1, bool(request.expert_parallel),
     )  # fmt: skip
-    cards = len(request.machine.gpus)
-    if request.tensor_parallel or request.pipeline_parallel or not engine.splits_tensors or cards < 2:
-        yield base if not engine.splits_tensors or cards < 2 else _completed(base, request, cards)
-        return
-    for ranks in range(cards, 0, -1):
-        if cards % ranks == 0:
-            yield replace(base, tensor_parallel=ranks, pipeline_parallel=cards // ranks)
+    cards = len(request.machine.gpus) // base.data_parallel
+    if not engine.splits_tensors or cards < 2:
+        yield base
+    elif request.tensor_parallel or request.pipeline_parallel:
+        yield _completed(base, request, cards)
+    else:
+        for ranks in _tensor_degrees(request.machine, cards):
+            plain = replace(base, tensor_parallel=ranks, pipeline_parallel=cards // ranks)
+            yield plain
+            if request.model.is_moe and request.expert_parallel is None and ranks * base.data_parallel > 1:
+                yield replace(plain, expert_parallel=True)
+
+
+def _tensor_degrees(machine: Machine, cards: int) -> list[int]:
+    """Divisors of the number of cards, largest first, that leave no tensor parallel group on two sides of a network."""
+    fabric = machine.fabric_cards
+    inside = fabric >= len(machine.gpus)
+    return [n for n in range(cards, 0, -1) if cards % n == 0 and (inside or fabric % n == 0)]
 
 
 def _completed(base: Workload, request: Request, cards: int) -> Workload:
@@ -94,6 +113,46 @@ def _completed(base: Workload, request: Request, cards: int) -> Workload:
     if request.pipeline_parallel is None:
         return replace(base, pipeline_parallel=max(cards // base.tensor_parallel, 1))
     return base
+
+
+def division_flags(workload: Workload) -> str:
+    """'--tp 8 --pp 2 --ep', as the command line takes it."""
+    flags = [f"--tp {workload.tensor_parallel}"]
+    flags += [f"--pp {workload.pipeline_parallel}"] if workload.pipeline_parallel > 1 else []
+    flags += [f"--dp {workload.data_parallel}"] if workload.data_parallel > 1 else []
+    return " ".join([*flags, "--ep"] if workload.expert_parallel else flags)
+
+
+def divisions_that_work(request: Request, scheme: Scheme, engine: EngineProfile) -> tuple[str, ...]:
+    """What the cards allow in place of a division that was refused: those asked for first, each as flags."""
+    asked = [replace(first, expert_parallel=True) for first in workloads(request, engine) if request.model.is_moe]
+    freed = replace(request, tensor_parallel=None, pipeline_parallel=None, expert_parallel=None)
+    ways = {division_flags(way): way for way in (*asked, *workloads(freed, engine))}
+    return tuple(
+        flags
+        for flags, way in ways.items()
+        if engines.refusal(engine, scheme, request.machine, way, request.model) is None
+    )
+
+
+def division_notes(case: verdict.Case, request: Request) -> Iterator[str]:
+    """How the model is divided, where that is not what a reader would take for granted."""
+    taken, machine = case.workload, case.machine
+    first = next(workloads(request, case.profile))
+    if division_flags(first) != division_flags(taken):
+        reason = engines.refusal(case.profile, case.scheme, machine, first, case.model)
+        whole = " (whole experts on each rank)" if taken.expert_parallel else ""
+        yield f"{division_flags(first)} is refused: {reason}; divided by {division_flags(taken)}{whole} instead"
+    if taken.tensor_parallel > machine.fabric_cards:
+        yield f"tensor parallel {taken.tensor_parallel} spans nodes: every layer waits for the network between them"
+    if taken.data_parallel > 1:
+        shared = ", the experts once over all of them" if case.model.is_moe else ""
+        yield (
+            f"{taken.data_parallel} data parallel ranks: each has its own cache and a share of the requests, and holds "
+            f"all weights{shared}"
+        )
+    if taken.ranks > machine.node_cards > 0 and case.profile.splits_tensors:
+        yield "on Kubernetes one LeaderWorkerSet group runs these commands: a leader pod for the first node, workers"
 
 
 def case_with(request: Request, scheme: Scheme, engine: EngineProfile) -> verdict.Case | str:
@@ -137,9 +196,21 @@ def required_case(request: Request, scheme: Scheme) -> verdict.Case:
         return found
     offered = (catalog.load_scheme(row.id) for row in candidates(request))
     runs = [other.id for other in offered if not isinstance(case_for(request, other), str)]
+    ways = _other_divisions(request, scheme)
+    if ways:
+        raise RequestError(found, hint=f"what works with {scheme.name} here: {' or '.join(ways[:3])}")
     if not runs:
         raise nothing_runs(request, found)
     raise RequestError(found, hint=f"what runs there: --quant {', '.join(runs[:6])}")
+
+
+def _other_divisions(request: Request, scheme: Scheme) -> tuple[str, ...]:
+    """Flags that would work where the division asked for is what speaks against the plan."""
+    stated = request.tensor_parallel or request.pipeline_parallel or request.data_parallel or request.expert_parallel
+    names = (request.engine.id,) if request.engine else engine_ids(request.model, scheme, request.machine)
+    able = (engine for engine in map(catalog.load_engine, names) if engine.splits_tensors)
+    engine = next(able, None)
+    return divisions_that_work(request, scheme, engine) if stated and engine else ()
 
 
 def nothing_runs(request: Request, reason: str = "") -> FitcalcError:
@@ -147,7 +218,8 @@ def nothing_runs(request: Request, reason: str = "") -> FitcalcError:
     if not reason:
         reasons = (case_for(request, catalog.load_scheme(row.id)) for row in candidates(request))
         reason = next((found for found in reasons if isinstance(found, str)), "")
-    stated = request.engine or request.tensor_parallel or request.pipeline_parallel or request.kv_dtype
+    degrees = (request.tensor_parallel, request.pipeline_parallel, request.data_parallel, request.expert_parallel)
+    stated = request.engine or any(degrees) or request.kv_dtype
     accelerated = any(card.kind == "accelerator" for card in request.machine.gpus)
     if (stated or request.options) and not accelerated:
         return RequestError(reason, hint="leave that option out to let fitcalc choose")

@@ -16,9 +16,9 @@ from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Machine
 from fitcalc.spec.model import CacheLayer, ModelSpec
 from fitcalc.spec.quant import Scheme
-from fitcalc.spec.report import DeviceReport, Limits, Verdict
+from fitcalc.spec.report import DeviceReport, KvPool, Limits, Verdict
 from fitcalc.spec.workload import Workload
-from fitcalc.units import least
+from fitcalc.units import GIB, least
 
 CONTEXT_CEILING_TOKENS = 2**20
 """Where the search for the largest context stops for models without a limit of their own."""
@@ -134,6 +134,15 @@ def limits_of(case: Case, context_tokens: int, concurrency: int) -> Limits:
         max_concurrency=max_concurrency(case, context_tokens),
         kv_cache_tokens=None if pool is None else int(pool.tokens),
     )
+
+
+def pool_of(case: Case, context_tokens: int, concurrency: int) -> KvPool | None:
+    """The pool that is left when all else is paid, and what a GiB of it holds; None where there is none."""
+    found = case.engine.pool(case.prepared, context_tokens, concurrency)
+    if found is None:
+        return None
+    size, tokens = int(found.kv_bytes), int(found.tokens)
+    return KvPool(size, tokens, found.block_tokens, tokens * GIB // size if size else 0)
 
 
 def growing_elems(layer: CacheLayer, context_tokens: int) -> int:

@@ -20,7 +20,7 @@ from fitcalc.catalog.names import canonical
 from fitcalc.catalog.quants import QuantRow, quant_rows
 from fitcalc.errors import ProfileError, UnitError, UnknownNameError
 from fitcalc.spec.engine import EngineProfile
-from fitcalc.spec.hardware import Device
+from fitcalc.spec.hardware import Device, Node
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.quant import GgmlTable, Scheme
 from fitcalc.units import GIB, MIB, parse_size
@@ -40,6 +40,7 @@ __all__ = [
     "load_engine",
     "load_ggml",
     "load_model",
+    "load_node",
     "load_pipeline",
     "load_scheme",
     "quant_rows",
@@ -100,6 +101,12 @@ def load_device(name: str) -> Device:
     return device
 
 
+def load_node(name: str) -> Node:
+    """The node (a server with its cards) of an id or alias."""
+    node: Node = _built(resolve("nodes", name))
+    return node
+
+
 def load_scheme(name: str) -> Scheme:
     """The quantization of an id or alias; a group size may follow ('gptq-g32')."""
     from fitcalc.spec.quant import split_group, with_group
@@ -146,13 +153,22 @@ def load_pipeline(name: str) -> Pipeline:
     return pipeline
 
 
+def _engine(content: dict[str, Any], found: Found) -> EngineProfile:
+    """An engine with the one that it starts."""
+    name = content.get("starts", "")
+    if name and read_toml(resolve("engines", name).path).get("starts"):
+        raise ProfileError(f"starts: {name} itself starts another engine", hint="name that other engine")
+    return building.engine_of(content, found.id, load_engine(name) if name else None)
+
+
 _BUILD: dict[str, Callable[[dict[str, Any], Found], Any]] = {
     "models": _model,
     "pipelines": lambda content, found: building.pipeline_of(content, found.id),
     "gpus": _device,
     "cpus": _device,
+    "nodes": lambda content, found: building.node_of(content, found.id),
     "quants": _scheme,
-    "engines": lambda content, found: building.engine_of(content, found.id),
+    "engines": _engine,
 }
 
 
@@ -278,6 +294,7 @@ def check(folder: str | None = None) -> tuple[int, tuple[str, ...]]:
         "pipelines": load_pipeline,
         "gpus": load_device,
         "cpus": load_device,
+        "nodes": load_node,
         "quants": load_scheme,
         "engines": load_engine,
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitcalc.errors import FitcalcError, ProfileError
 from fitcalc.spec.engine import EngineProfile
-from fitcalc.spec.hardware import Device
+from fitcalc.spec.hardware import Device, Node
 from fitcalc.units import parse_rate, parse_size
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _RATES = {
 }
 _AS_WRITTEN = (
     "name", "vendor", "kind", "arch", "compute_capability", "isa", "usable_basis",
-    "cores", "tdp_watt", "list_price_usd", "source",
+    "cores", "tdp_watt", "list_price_usd", "source", "node_cards",
 )  # fmt: skip
 
 
@@ -48,14 +48,28 @@ def device_of(content: Mapping[str, Any], profile_id: str) -> Device:
     return Device(id=profile_id, segment=content.get("segment", "custom"), notes=notes, **values)
 
 
-def engine_of(content: Mapping[str, Any], profile_id: str) -> EngineProfile:
-    """The EngineProfile of a profile; constants that are sizes become bytes."""
+def node_of(content: Mapping[str, Any], profile_id: str) -> Node:
+    """The Node of a profile; raises ProfileError with the key's name for a size or rate that cannot be read."""
+    as_written = ("name", "device", "cards", "interconnect", "hosts", "cpu", "vcpus", "provider", "source")
+    values: dict[str, Any] = {key: content[key] for key in as_written if key in content}
+    rates = {"link": "link_bytes_per_s", "network": "network_bytes_per_s"}
+    values |= {field: _read(key, content[key], parse_rate, "B") for key, field in rates.items() if key in content}
+    if "ram" in content:
+        values["ram_bytes"] = _read("ram", content["ram"], parse_size)
+    cards, hosts = values["cards"], values.get("hosts", 1)
+    if cards < 1 or hosts < 1 or cards % hosts:
+        raise ProfileError(f"cards: {cards} are not divided evenly over {hosts} hosts", hint="both start at 1")
+    return Node(id=profile_id, notes=tuple(content.get("notes", ())), **values)
+
+
+def engine_of(content: Mapping[str, Any], profile_id: str, starts: EngineProfile | None = None) -> EngineProfile:
+    """The EngineProfile of a profile; constants that are sizes become bytes. `starts` is the engine that it starts."""
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in content.items() if key != "ambiguous"
     }
     types = {name: (int(elems), int(size)) for name, (elems, size) in content.get("kv_types", {}).items()}
     constants = {name: _constant(name, value) for name, value in content.get("constants", {}).items()}
-    return EngineProfile(id=profile_id, **{**values, "kv_types": types, "constants": constants})
+    return EngineProfile(id=profile_id, **{**values, "kv_types": types, "constants": constants, "starts": starts})
 
 
 def pipeline_of(content: Mapping[str, Any], profile_id: str) -> Pipeline:

@@ -12,19 +12,28 @@ from fitcalc.catalog.names import canonical, canonical_device, closest, is_stem
 from fitcalc.errors import FitcalcError, ProfileError, UnknownNameError
 from fitcalc.frozen import dataclass
 
-KINDS = ("models", "pipelines", "gpus", "cpus", "quants", "engines")
+KINDS = ("models", "pipelines", "gpus", "cpus", "nodes", "quants", "engines")
 _GROUPS = {
     "model": ("models", "pipelines"),
     "pipeline": ("pipelines",),
     "device": ("gpus", "cpus"),
+    "machine": ("gpus", "cpus", "nodes"),
     "gpu": ("gpus",),
     "cpu": ("cpus",),
     "quant": ("quants",),
     "engine": ("engines",),
     **{kind: (kind,) for kind in KINDS},
 }
-_WORDS = {"quant": "quantization", "quants": "quantization", "gpu": "GPU", "gpus": "GPU", "cpu": "CPU", "cpus": "CPU"}
-_LISTED_BY = {"pipelines": "models", "gpus": "devices", "cpus": "devices"}
+_WORDS = {
+    "quant": "quantization",
+    "quants": "quantization",
+    "gpu": "GPU",
+    "gpus": "GPU",
+    "cpu": "CPU",
+    "cpus": "CPU",
+    "machine": "device",
+}
+_LISTED_BY = {"pipelines": "models", "gpus": "devices", "cpus": "devices", "nodes": "devices"}
 
 Keys = tuple[dict[str, str], dict[str, str]]
 """(canonical spelling -> id, canonical spelling -> note)."""
@@ -49,8 +58,8 @@ def ids(kind: str) -> tuple[str, ...]:
 def resolve(kind: str, name: str) -> Found:
     """The profile that `name` means: an id, an alias, a repository, or a path to a profile file (*.toml).
 
-    `kind` is one of KINDS, or 'model' (models and pipelines), 'device' (GPUs and CPUs), 'gpu', 'cpu', 'quant',
-    'engine'. Raises UnknownNameError with the closest ids.
+    `kind` is one of KINDS, or 'model' (models and pipelines), 'device' (GPUs and CPUs), 'machine' (these and nodes),
+    'gpu', 'cpu', 'quant', 'engine'. Raises UnknownNameError with the closest ids.
     """
     kinds = _kinds_of(kind)
     text = name.strip()
@@ -65,7 +74,7 @@ def resolve(kind: str, name: str) -> Found:
 
 def key_of(kind: str, name: str) -> str:
     """The canonical spelling of a name of this kind."""
-    return canonical_device(name) if kind in ("gpus", "cpus") else canonical(name)
+    return canonical_device(name) if kind in ("gpus", "cpus", "nodes") else canonical(name)
 
 
 def names_of(stem: str, content: dict[str, Any]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from fitcalc.spec.hardware import DeviceKind
+from fitcalc.spec.hardware import DeviceKind, Interconnect
 from fitcalc.spec.quant import SchemeKind
 
 STRICT: dict[str, Any] = {"extra": "forbid", "strict": True, "use_attribute_docstrings": True}
@@ -99,6 +99,8 @@ class DeviceForm:
     tdp_watt: int | float | None = None
     list_price_usd: int | float | None = None
     """Launch price where one existed."""
+    node_cards: int = 0
+    """Cards of the node that this one is built into (SXM, OAM modules); 0 for cards that are sold alone."""
     context: str | None = None
     """The driver's per-process context, where measured."""
     aliases: tuple[str, ...] = ()
@@ -107,6 +109,37 @@ class DeviceForm:
     source: str = ""
     notes: tuple[str, ...] = ()
     """What a user of the result has to know."""
+
+
+@dataclass(eq=False, repr=False)
+class NodeForm:
+    """profiles/nodes/<id>.toml: a server (or a rack of them on one fabric) with equal cards. Rates: one direction."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    name: str
+    device: str
+    """Id of its cards."""
+    cards: int
+    """All of them, joined by the interconnect."""
+    interconnect: Interconnect
+    link: str | None = None
+    """Per card, to the other cards: "450 GB/s"."""
+    hosts: int = 1
+    """Computers that it is made of: the trays of a rack."""
+    ram: str | None = None
+    """Memory of each host: "2048 GiB"."""
+    cpu: str = ""
+    vcpus: int | None = None
+    """Threads that the host has or that are rented."""
+    network: str | None = None
+    """Of each host, to others: "400 GB/s"."""
+    provider: str = ""
+    """Who rents it out, or builds it."""
+    aliases: tuple[str, ...] = ()
+    ambiguous: dict[str, str] = field(default_factory=dict)
+    """Short names that could mean something else: name -> what to tell the user."""
+    source: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(eq=False, repr=False)
@@ -121,6 +154,8 @@ class EngineForm:
     device_kinds: tuple[str, ...]
     vendors: tuple[str, ...]
     quant_kinds: tuple[str, ...]
+    starts: str = ""
+    """Id of the engine that this one starts, whose rules then hold."""
     splits_tensors: bool = False
     """Divides the model over cards by tensor parallelism (false: by layers, or not at all)."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -259,6 +294,7 @@ FORMS: dict[str, type[Any]] = {
     "pipelines": PipelineForm,
     "gpus": DeviceForm,
     "cpus": DeviceForm,
+    "nodes": NodeForm,
     "quants": QuantForm,
     "engines": EngineForm,
 }

@@ -16,7 +16,7 @@ from fitcalc.catalog.quants import row_of
 from fitcalc.catalog.validation import SCHEMA_NAMES, report_schema, schema
 from fitcalc.errors import ProfileError
 
-_SHARED_NAMES = (("models", "pipelines"), ("gpus", "cpus"), ("quants",), ("engines",))
+_SHARED_NAMES = (("models", "pipelines"), ("gpus", "cpus", "nodes"), ("quants",), ("engines",))
 """Kinds whose names must not collide: one word on the command line may mean either."""
 
 

@@ -13,6 +13,7 @@ _COLUMNS = {
     "pipelines": ("name", "components"),
     "gpus": ("name", "vendor", "kind", "segment", "memory", "usable", "bandwidth"),
     "cpus": ("name", "vendor", "kind", "segment", "memory", "usable", "bandwidth"),
+    "nodes": ("name", "device", "cards", "interconnect", "ram", "network", "provider"),
     "quants": ("name", "kind", "bits", "method", "engines"),
     "engines": ("name", "version", "device_kinds", "quant_kinds"),
 }

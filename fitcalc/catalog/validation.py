@@ -17,6 +17,7 @@ SCHEMA_NAMES = {
     "pipelines": "pipeline",
     "gpus": "gpu",
     "cpus": "cpu",
+    "nodes": "node",
     "quants": "quant",
     "engines": "engine",
 }

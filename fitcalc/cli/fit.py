@@ -13,6 +13,7 @@ from fitcalc.cli.options import (
     plan_options,
     profiles_option,
     split_options,
+    tokens_or_auto,
 )
 
 
@@ -40,7 +41,6 @@ def command(
     """Will MODEL fit, what is each byte for, and how is it started? (The main job: `fit` may be left out.)"""
     from fitcalc import api, catalog
     from fitcalc.cli import VERDICT_EXIT
-    from fitcalc.units import parse_tokens
 
     if profiles:
         catalog.use_folders([profiles])
@@ -51,12 +51,14 @@ def command(
         ram=ram,
         gpu_used=gpu_used,
         quant=plan["quant"],
-        context=None if context is None else parse_tokens(context),
-        concurrency=parse_tokens(concurrency),
+        context=None if context is None else tokens_or_auto(context),
+        concurrency=tokens_or_auto(concurrency),
         engine=plan["engine"],
         kv_dtype=plan["kv_dtype"],
         tensor_parallel=plan["tp"],
         pipeline_parallel=plan["pp"],
+        data_parallel=plan["dp"],
+        expert_parallel=plan["ep"],
         engine_options=split_options(options),
     )
     _show(found, form, explain=explain)

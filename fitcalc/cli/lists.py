@@ -25,9 +25,13 @@ def _list(title: str, kinds: tuple[str, ...], filter_text: str | None, as_json: 
     if not rows:
         click.echo(f"no {title} match {filter_text!r}", err=True)
         return 0
+    from itertools import groupby
+
     from fitcalc.render.lists import list_table
 
-    click.echo(list_table(rows))
+    # Kinds of profiles have columns of their own.
+    tables = [list_table(list(group)) for _, group in groupby(rows, key=list)]
+    click.echo("\n\n".join(tables))
     return 0
 
 
@@ -43,6 +47,6 @@ def _command(title: str, kinds: tuple[str, ...], help_text: str) -> click.Comman
 
 
 models = _command("models", ("models", "pipelines"), "Models of the catalogue, those that hold TEXT if given.")
-devices = _command("devices", ("gpus", "cpus"), "GPUs, CPUs and boards of the catalogue.")
+devices = _command("devices", ("gpus", "cpus", "nodes"), "GPUs, CPUs, boards and whole nodes of the catalogue.")
 quants = _command("quants", ("quants",), "Quantizations: what they are and which engines run them.")
 engines = _command("engines", ("engines",), "Engines and their versions.")

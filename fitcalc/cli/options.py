@@ -35,8 +35,8 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "--gpu",
                 multiple=True,
                 metavar="ID[:N]",
-                shell_complete=names_completion("gpus"),
-                help="A GPU and how many, or a bare size such as 24GB; repeat for mixed cards.",
+                shell_complete=names_completion("gpus", "nodes"),
+                help="A GPU or a node and how many, or a bare size such as 24GB; repeat for mixed cards.",
             ),
             click.option("--gpu-used", metavar="SIZE", help="Memory on each card that others hold (desktop)."),
             click.option("--cpu", metavar="ID", shell_complete=names_completion("cpus"), help="A CPU or board."),
@@ -48,7 +48,7 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--quant, --context, --concurrency, --engine, --kv-dtype, --tp, --pp, -o."""
+    """--quant, --context, --concurrency, --engine, --kv-dtype, --tp, --pp, --dp, --ep, -o."""
     for decorate in reversed(
         [
             click.option(
@@ -58,8 +58,19 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 shell_complete=names_completion("quants"),
                 help="Quantization; chosen if not given.",
             ),
-            click.option("--context", "-c", metavar="N", help="Tokens per request, such as 8192 or 128k (= 131072)."),
-            click.option("--concurrency", "-n", metavar="N", default="1", help="Requests at once.  [default: 1]"),
+            click.option(
+                "--context",
+                "-c",
+                metavar="N",
+                help="Tokens per request: 8192, 128k or auto.",
+            ),
+            click.option(
+                "--concurrency",
+                "-n",
+                metavar="N",
+                default="1",
+                help="Requests at once, or auto.  [default: 1]",
+            ),
             click.option(
                 "--engine",
                 "-e",
@@ -69,7 +80,9 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--kv-dtype", metavar="ID", help="Type of the KV cache: fp16, fp8, q8_0 …"),
             click.option("--tp", metavar="N", type=int, help="Tensor parallel degree.  [default: all GPUs]"),
-            click.option("--pp", metavar="N", type=int, help="Pipeline parallel degree."),
+            click.option("--pp", metavar="N", type=int, help="Pipeline parallel degree.  [default: nodes]"),
+            click.option("--dp", metavar="N", type=int, help="Data parallel degree; copies share an MoE's experts."),
+            click.option("--ep/--no-ep", default=None, help="Whole experts on each rank (expert parallel)."),
             click.option(
                 "--option",
                 "-o",
@@ -100,6 +113,14 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def profiles_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """--profiles DIR."""
     return click.option("--profiles", metavar="DIR", help="A folder of own profiles, read before the others.")(function)
+
+
+def tokens_or_auto(text: str) -> int | str:
+    """A number of tokens or requests, or 'auto' as it stands."""
+    from fitcalc.arguments import AUTO, is_auto
+    from fitcalc.units import parse_tokens
+
+    return AUTO if is_auto(text) else parse_tokens(text)
 
 
 def split_options(pairs: tuple[str, ...]) -> dict[str, str]:

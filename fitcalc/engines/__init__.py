@@ -31,6 +31,7 @@ def refusal(
         contradiction(workload, profile)
         or _unsupported_quantization(profile, scheme)
         or _unsupported_device(profile, scheme, machine)
+        or _undivided(profile, machine, workload)
         or load(profile).refusal(model, scheme, machine, workload, profile)
     )
 
@@ -59,6 +60,17 @@ def _unsupported_device(profile: EngineProfile, scheme: Scheme, machine: Machine
         if reason:
             return reason
     return None if devices else f"{profile.name} needs a device"
+
+
+def _undivided(profile: EngineProfile, machine: Machine, workload: Workload) -> str | None:
+    """What only engines with ranks can do: several nodes, copies that share their experts, whole experts per rank."""
+    if profile.splits_tensors:
+        return None
+    if machine.nodes > 1:
+        return f"{profile.name} runs on one node, the {len(machine.gpus)} cards are in {machine.nodes}"
+    if workload.data_parallel > 1:
+        return f"{profile.name} has no data parallelism: start it {workload.data_parallel} times"
+    return f"{profile.name} has no expert parallelism" if workload.expert_parallel else None
 
 
 def _too_old(what: str, needed: str, device: Device) -> str | None:

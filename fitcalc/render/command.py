@@ -5,6 +5,8 @@ from __future__ import annotations
 
 def wrap_command(command: str, width: int) -> list[str]:
     """Lines of at most `width` columns, joined by a trailing backslash; options stay with their values."""
+    if command.startswith("#") and "\n" not in command:
+        return [command]
     if "\n" in command:
         # A line that ends in a backslash is laid out already.
         parts = command.splitlines()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from fitcalc.ledger import Term
 from fitcalc.render.command import wrap_command
+from fitcalc.render.pool import pool_text
 from fitcalc.render.style import Style, plain
 from fitcalc.spec.report import DeviceReport, Estimate, FitReport
 from fitcalc.units import GIB, KIB, MIB, format_gib, format_params
@@ -60,7 +61,8 @@ def _title(report: FitReport, style: Style) -> str:
 def _verdict_lines(report: FitReport, style: Style) -> Iterator[str]:
     word, color = _VERDICTS[report.verdict]
     context, requests = report.inputs["context_tokens"], report.inputs["concurrency"]
-    asked = f"{_tokens(context)} × {_requests(requests)}"
+    most = {"context": "the longest that fits", "concurrency": "the most that fit"}.get(report.inputs.get("auto") or "")
+    asked = f"{_tokens(context)} × {_requests(requests)}" + (f" ({most})" if most and report.verdict == "fits" else "")
     lead = "  " + style.paint(word, "bold", color) + " " * max(2, _LABEL - len(word))
     body = textwrap.wrap(f"{asked}{_room(report)}", style.width - max(_LABEL, len(word)) - 4)
     yield lead + body[0]
@@ -104,6 +106,8 @@ def _figures(device: DeviceReport) -> list[tuple[str, int]]:
 def _device_lines(group: list[DeviceReport], report: FitReport, style: Style) -> Iterator[str]:
     device = group[0]
     name = f"{device.name}, each of {len(group)}" if len(group) > 1 else device.name
+    if sum(other.id == device.id for other in report.devices) > len(group):
+        name += f" (ranks {group[0].rank}–{group[-1].rank})" if len(group) > 1 else f" (rank {device.rank})"
     usable = device.usable_bytes
     capacity = "size not given" if usable is None else f"{usable / GIB:,.1f} GiB usable"
     if device.capacity_bytes and usable and device.capacity_bytes - usable > GIB // 20:
@@ -234,6 +238,8 @@ def _limit_lines(report: FitReport, style: Style) -> Iterator[str]:
         parts.append(f"{per_token / 1024:,.4g} KiB of cache per token")
     if parts:
         yield from _labelled("limits", " · ".join(parts), style)
+    if pool := pool_text(report):
+        yield from _labelled("pool", pool, style)
     speed = report.speed
     rates = [
         f"{_rate(estimate)} {unit}"
@@ -256,7 +262,7 @@ def layer_words(report: FitReport) -> str:
         if share is None or not (share.repeating or share.experts or share.output):
             continue
         parts = []
-        experts = f"experts of {share.experts}" if share.experts not in (None, share.repeating) else ""
+        experts = f"experts of {share.experts or 'none'}" if share.experts not in (None, share.repeating) else ""
         if share.repeating:
             parts.append(f"{share.repeating} of {report.model['layers']}" + (f" ({experts})" if experts else ""))
         elif experts:

@@ -63,25 +63,28 @@ Interconnect = Literal["nvswitch", "nvlink", "nvlink-bridge", "infinity-fabric",
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A server as it is sold or rented. Rates are per second in one direction; None where not known."""
+    """A server, or a rack of them on one fabric, as it is sold or rented. Rates are per second in one direction; None
+    where not known."""
 
     id: str
     name: str
     device: str
     """Id of its cards."""
     cards: int
+    """All of them, joined by the interconnect."""
     interconnect: Interconnect
     link_bytes_per_s: float | None = None
     """Per card, to the other cards."""
-    fabric_cards: int = 0
-    """Cards that the interconnect joins, where it reaches beyond the node; 0: the node's own."""
+    hosts: int = 1
+    """Computers that it is made of: the trays of a rack."""
     ram_bytes: int | None = None
+    """Of each host."""
     cpu: str = ""
     """In words."""
     vcpus: int | None = None
     """Threads that the host has or that are rented."""
     network_bytes_per_s: float | None = None
-    """Of the whole node, to other nodes."""
+    """Of each host, to others."""
     provider: str = ""
     source: str = ""
     notes: tuple[str, ...] = ()
@@ -112,5 +115,5 @@ class Machine:
     @property
     def fabric_cards(self) -> int:
         """Cards that are joined by more than a network: those of a node, or of a rack-wide fabric."""
-        reach = self.node.fabric_cards if self.node else 0
-        return min(max(reach, self.node_cards or len(self.gpus)), len(self.gpus))
+        own = self.node.cards if self.node else self.node_cards
+        return min(own or len(self.gpus), len(self.gpus))

@@ -63,6 +63,19 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class KvPool:
+    """What a paged engine has for keys and values when all else is paid."""
+
+    bytes_per_card: int
+    """On the card that has least."""
+    tokens: int
+    """Over all data parallel ranks."""
+    block_tokens: int
+    tokens_per_gib: int
+    """What one GiB more on every card would add."""
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """A figure with its interval."""
 
@@ -96,6 +109,9 @@ class Alternative:
     kv_dtype: str
     verdict: Verdict
     changes: tuple[str, ...]
+    data_parallel: int = 1
+    expert_parallel: bool = False
+    nodes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +131,9 @@ class Recommendation:
     command: str
     reasons: tuple[str, ...]
     alternatives: tuple[Alternative, ...]
+    data_parallel: int = 1
+    expert_parallel: bool = False
+    nodes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +167,8 @@ class FitReport:
     notes: tuple[str, ...]
     fitcalc_version: str
     schema_version: int = SCHEMA_VERSION
+    pool: KvPool | None = None
+    """Of engines that fill the card with a pool; None for the others."""
 
     def __repr__(self) -> str:
         """One line that tells reports apart; `to_json()` has the whole."""
