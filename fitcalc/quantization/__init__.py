@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fitcalc.quantization.as_stored import as_stored
 from fitcalc.quantization.checkpoint import checkpoint_bytes
 from fitcalc.quantization.gguf_tensors import assign_gguf, gguf_architecture
 from fitcalc.quantization.linear_layers import assign_linear, is_own, obeyed
@@ -35,7 +36,8 @@ def assign(model: ModelSpec, scheme: Scheme, *, gguf: bool = False, imatrix: boo
     """
     if gguf or scheme.kind == "gguf":
         return assign_gguf(model, scheme, imatrix=imatrix)
-    return assign_linear(model, scheme, [tensor for tensor in model.tensors if tensor.part != "mtp"])
+    loaded = [tensor for tensor in model.tensors if tensor.part != "mtp"]
+    return as_stored(model, scheme, assign_linear(model, scheme, loaded))
 
 
 def weights_bytes(model: ModelSpec, scheme: Scheme, *, gguf: bool = False, imatrix: bool = False) -> int:

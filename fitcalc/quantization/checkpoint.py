@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from fitcalc.quantization.as_stored import is_native
 from fitcalc.quantization.gguf_tensors import assign_gguf
 from fitcalc.quantization.linear_layers import assign_linear
 from fitcalc.quantization.stored import Stored, total_bytes
@@ -23,12 +24,15 @@ _GGUF_FIXED_BYTES = 2048
 def checkpoint_bytes(model: ModelSpec, scheme: Scheme, *, gguf: bool = False, imatrix: bool = False) -> int:
     """Bytes on disk: tensors exactly, the header estimated (well under 1 % of any file).
 
-    A safetensors checkpoint also holds multi-token-prediction layers and, for some models, a copy of a tied head.
+    Files that were read have the size they have. A safetensors checkpoint also holds multi-token-prediction layers and,
+    for some models, a copy of a tied head.
     """
     if gguf or scheme.kind == "gguf":
         stored = assign_gguf(model, scheme, imatrix=imatrix, mtp=True)
         header: int = round_up(gguf_header_bytes(model, scheme, stored), 32)
         return header + total_bytes(stored, file=True)
+    if model.file_bytes is not None and is_native(model, scheme):
+        return model.file_bytes
     stored = assign_linear(model, scheme, model.tensors)
     return total_bytes(stored, file=True) + _head_copy_bytes(model, scheme) + safetensors_header_bytes(stored)
 

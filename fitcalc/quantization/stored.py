@@ -31,6 +31,12 @@ def rows_and_cols(shape: tuple[int, ...]) -> tuple[int, int]:
     return (1, shape[0]) if len(shape) == 1 else (shape[0], math.prod(shape[1:]))
 
 
+def shape_bytes(layout: Format, shape: tuple[int, ...]) -> int:
+    """Bytes of one tensor of this shape in a format."""
+    size: int = matrix_bytes(layout, *rows_and_cols(shape))
+    return size
+
+
 def stored_bytes(entry: Stored, *, file: bool = False) -> int:
     """Bytes of the entry's layers and copies as the engine keeps them, or as the file does."""
     layout = entry.file_format if file else entry.format
