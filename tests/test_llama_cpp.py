@@ -432,7 +432,7 @@ def test_context_of_other_vendors_is_said_to_be_the_drivers() -> None:
         ("llama-3.1-8b", "q4_0", Workload(4096, kv_dtype="fp8"), "q8_0"),
         ("llama-3.1-8b", "q4_0", Workload(4096, tensor_parallel=2), "layers"),
         ("llama-3.1-8b", "q4_0", Workload(4096, options={"flash_attn": "off", "type_v": "q8_0"}), "flash"),
-        ("llama-3.1-8b", "q4_0", Workload(4096, options={"split_mode": "row"}), "split_mode"),
+        ("llama-3.1-8b", "q4_0", Workload(4096, options={"split_mode": "tensor"}), "split_mode"),
         ("llama-3.1-8b", "q4_0", Workload(4096, options={"tensor_split": "1,1"}), "1 cards"),
         ("phi-2", "q4_0", Workload(4096, kv_dtype="q8_0"), "KV head"),
         ("deepseek-v2-lite", "q4_0", Workload(4096, options={"type_k": "q8_0", "type_v": "f16"}), "alike"),

@@ -20,6 +20,7 @@ from fitcalc.engines.base import DeviceLedger, Pool, memory_notes, most_requests
 from fitcalc.engines.llama_cpp_command import start_command
 from fitcalc.engines.llama_cpp_ledgers import has_towers, kv_cache_bytes, repacked_bytes
 from fitcalc.engines.llama_cpp_offload import offload_summary, offloaded, resolved
+from fitcalc.engines.llama_cpp_placement import overrides_of
 from fitcalc.engines.llama_cpp_plan import Prepared, prepare, shape_at
 from fitcalc.engines.llama_cpp_settings import Settings, settings_of, window_tokens
 from fitcalc.engines.options import settled
@@ -66,8 +67,11 @@ def refusal(
             return f"{profile.name} has no fp8 KV cache: use q8_0"
     settings = settings_of(settled(workload, profile), profile)
     options = settled(workload, profile).options
-    if options["split_mode"] not in ("layer", "none"):
-        return f"split_mode {options['split_mode']} is not modelled for {profile.name}: use layer or none"
+    if options["split_mode"] not in ("layer", "row", "none"):
+        return f"split_mode {options['split_mode']} is not modelled for {profile.name}: use layer, row or none"
+    if not 0 <= options["main_gpu"] < max(len(machine.gpus), 1):
+        return f"main_gpu {options['main_gpu']} names none of the {len(machine.gpus)} cards"
+    overrides_of(str(options["override_tensor"]), len(machine.gpus))
     if len(options["tensor_split"]) > max(len(machine.gpus), 1):
         return f"tensor_split names {len(options['tensor_split'])} shares for {len(machine.gpus)} cards"
     return _cache_refusal(model, settings, profile)

@@ -113,6 +113,12 @@ def _switches(profile: EngineProfile, workload: Workload, settings: Settings, ca
         yield from ("--cache-ram", "0")
     if cards > 1 and options["split_mode"] != defaults["split_mode"]:
         yield from ("-sm", str(options["split_mode"]))
+    if settings.towers and not settings.towers_on_card:
+        yield "--no-mmproj-offload"
+    if options["override_tensor"]:
+        yield from ("-ot", str(options["override_tensor"]))
+    if cards > 1 and options["main_gpu"] != defaults["main_gpu"]:
+        yield from ("-mg", str(options["main_gpu"]))
     if cards > 1 and tuple(options["tensor_split"]) != tuple(defaults["tensor_split"]):
         yield from ("-ts", ",".join(f"{part:g}" for part in options["tensor_split"]))
 

@@ -7,20 +7,20 @@ counts as one more layer. What the cards do not take stays on the host, and with
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from math import prod
 
 from fitcalc.engines.llama_cpp_graph import TEXT_PARTS, cache_widths
+from fitcalc.engines.llama_cpp_placement import HOST, Overrides, overridden
 from fitcalc.formulas import ggml
 from fitcalc.formulas.weights import matrix_bytes
 from fitcalc.frozen import dataclass
 from fitcalc.quantization.stored import Stored
-from fitcalc.spec.model import CacheLayer, ModelSpec
+from fitcalc.spec.model import CacheLayer, ModelSpec, Tensor
 from fitcalc.spec.quant import Format
 from fitcalc.units import round_up
 
-HOST = -1
-"""Rank of the host."""
 _INPUT_ROLES = ("embedding", "position_embedding", "token_type_embedding", "per_layer_embedding")
 _ROTARY_PREFIX = "rope_"
 """Frequency factors of rotary positions: every device with layers has a copy."""
@@ -50,6 +50,10 @@ class Rules:
     """Latent attention keeps its latents; older versions kept K and V of every head."""
     window_cache: bool
     """Layers with a window keep only that; older versions kept everything."""
+    overrides: Overrides = ()
+    """Tensors placed by hand."""
+    row_shares: tuple[float, ...] = ()
+    """Share of the rows of every matrix that each card holds, where matrices and not layers are divided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ class _Piece:
     type: str
     """ggml type of a matrix, '' for vectors."""
     role: str
+    name: str
     part: str
     """layer, head, embedding (a token embedding that is the output matrix too) or other."""
 
@@ -132,25 +137,48 @@ def _pieces(stored: Sequence[Stored], ranks: tuple[int, ...], rules: Rules) -> I
     for entry in (entry for entry in stored if entry.tensor.part in TEXT_PARTS):
         tensor = entry.tensor
         if entry.layers:
-            kept = rules.cpu_expert_layers if tensor.role in _EXPERT_ROLES else 0
-            held = Counter(HOST if layer < kept else ranks[layer] for layer in entry.layers)
+            held = Counter(_rank_of(tensor, layer, ranks, rules) for layer in entry.layers)
             yield from (_piece(entry, rank, count, "layer", rules) for rank, count in held.items())
-        elif tensor.role in _INPUT_ROLES:
+            continue
+        by_hand = overridden(rules.overrides, tensor.name, None)
+        if tensor.role in _INPUT_ROLES:
             doubles = tied and tensor.role == "embedding"
-            yield _piece(entry, HOST, 1, "embedding" if doubles else "other", rules)
+            place = HOST if by_hand is None else by_hand
+            yield _piece(entry, place, 1, "embedding" if doubles else "other", rules)
             if doubles and rules.copies_tied_head and output != HOST:
                 yield _piece(entry, output, 1, "head", rules)
         elif tensor.name.startswith(_ROTARY_PREFIX):
             yield from (_piece(entry, rank, 1, "other", rules) for rank in sorted(set(ranks[:-1])))
         else:
-            yield _piece(entry, output, 1, "head" if tensor.role == "lm_head" else "other", rules)
+            place = output if by_hand is None else by_hand
+            yield _piece(entry, place, 1, "head" if tensor.role == "lm_head" else "other", rules)
+
+
+def _rank_of(tensor: Tensor, layer: int, ranks: tuple[int, ...], rules: Rules) -> int:
+    """Where a tensor of one layer lies: by hand, its experts on the host, or with its layer."""
+    if rules.overrides and (by_hand := overridden(rules.overrides, tensor.name, layer)) is not None:
+        return by_hand
+    return HOST if tensor.role in _EXPERT_ROLES and layer < rules.cpu_expert_layers else ranks[layer]
+
+
+def _divided(pieces: Iterable[_Piece], shares: tuple[float, ...]) -> Iterator[_Piece]:
+    """Matrices on cards cut by rows into the cards' shares; experts and vectors stay whole."""
+    total = sum(shares)
+    for piece in pieces:
+        whole = not piece.type or piece.rank == HOST or piece.role in _EXPERT_ROLES
+        if whole or piece.part not in ("layer", "head"):
+            yield piece
+            continue
+        for rank, share in enumerate(shares):
+            if share:
+                yield replace(piece, rank=rank, size_bytes=int(piece.size_bytes * share / total))
 
 
 def _piece(entry: Stored, rank: int, count: int, part: str, rules: Rules) -> _Piece:
     steps = (0, 1) if rank == HOST else (rules.row_step, rules.tensor_step)
     size = _size(entry.format, entry.tensor.shape, entry.tensor.copies, *steps)
     kind = entry.format.id if len(entry.tensor.shape) > 1 else ""
-    return _Piece(rank, count, size, kind, entry.tensor.role, part)
+    return _Piece(rank, count, size, kind, entry.tensor.role, entry.tensor.name, part)
 
 
 Types = tuple[tuple[int, int], tuple[int, int]]
@@ -181,14 +209,16 @@ def shares_of(model: ModelSpec, stored: Sequence[Stored], rules: Rules, types: T
     """The share of every card in rank order and, last, of the host."""
     ranks = ranks_of_layers(model.layers, rules)
     pieces = list(_pieces(stored, ranks, rules))
+    if rules.row_shares:
+        pieces = list(_divided(pieces, rules.row_shares))
     return tuple(_share(rank, model, pieces, ranks, rules, types) for rank in (*range(len(rules.shares)), HOST))
 
 
 def _expert_layers(rank: int, pieces: list[_Piece]) -> int:
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for piece in pieces:
-        if piece.rank == rank and piece.role in _EXPERT_ROLES:
-            counts[piece.role] = counts.get(piece.role, 0) + piece.count
+        if piece.rank == rank and piece.role in _EXPERT_ROLES and piece.type:
+            counts[piece.name] += piece.count
     return max(counts.values(), default=0)
 
 

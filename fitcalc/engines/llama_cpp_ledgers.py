@@ -40,12 +40,18 @@ def _copies(prepared: Prepared) -> int:
     return int(prepared.profile.constants["pipeline_copies"]) if pipelined else 1
 
 
+def _first(prepared: Prepared) -> int:
+    """The card where the graph begins, and where the host's part is fetched to."""
+    return next((share.rank for share in prepared.cards if share.layers or share.has_output), 0)
+
+
 def _place(prepared: Prepared, share: Share) -> terms.Place:
-    fetches = prepared.uses_host and prepared.settings.offloads_batches and share.rank == 0
+    first = _first(prepared)
+    fetches = prepared.uses_host and prepared.settings.offloads_batches and share.rank == first
     vendor = prepared.machine.gpus[share.rank].vendor
     return terms.Place(
         copies=_copies(prepared),
-        is_first=share.rank == 0,
+        is_first=share.rank == first,
         host=prepared.host if fetches else None,
         converts_cache=vendor in prepared.profile.constants["row_step"],
     )
@@ -61,11 +67,15 @@ def _card(prepared: Prepared, shape: Shape, device: Device, share: Share) -> Dev
     parts: list[Term] = []
     if share.weights_bytes or share.layers:
         parts = [terms.weights(share, _held(prepared, share)), *terms.cache(share, shape, prepared.settings)]
-    if parts or share.rank == 0:
+    first = _first(prepared)
+    if parts and not share.layers and not share.has_output and share.rank != first:
+        # Rows of matrices alone: no graph runs here.
+        parts += list(terms.context(device, prepared.profile.constants))
+    elif parts or share.rank == first:
         place = _place(prepared, share)
         parts += [_compute(prepared, shape, share), *terms.context(device, prepared.profile.constants)]
         parts += list(terms.pools(prepared.graph, prepared.settings, shape, place)) if share.layers else []
-        parts += list(_towers(prepared)) if share.rank == 0 else []
+        parts += list(_towers(prepared, on_card=True)) if share.rank == first else []
     parts += list(terms.others(prepared.machine.gpu_used_bytes))
     capacity, usable = device.memory_bytes, device.usable_bytes
     return DeviceLedger(device.id, device.name, share.rank, capacity, usable, tuple(parts), layers=_layer_share(share))
@@ -83,6 +93,9 @@ def _layer_share(*shares: Share) -> LayerShare:
 
 def _held(prepared: Prepared, share: Share) -> str:
     """What of the model is here, in words."""
+    if prepared.rules.row_shares and share.weights_bytes:
+        whole = f"{share.layers} layers' caches, " if share.layers else ""
+        return f"{whole}its rows of every matrix"
     words = [f"{share.layers} layers"] if share.layers else []
     tied = not any(entry.tensor.role == "lm_head" for entry in prepared.stored)
     if share.has_output:
@@ -104,6 +117,7 @@ def _host(prepared: Prepared, shape: Shape) -> DeviceLedger:
             holds_cache=prepared.host.largest_cell_bytes > 0,
         ),
         terms.output(prepared.graph, shape),
+        *_towers(prepared, on_card=False),
     )
     ram, cpu = prepared.machine.ram_bytes, prepared.machine.cpu
     name = cpu.name if cpu else "Host memory"
@@ -122,7 +136,8 @@ def _processor(prepared: Prepared, shape: Shape) -> DeviceLedger:
         *terms.cache(prepared.host, shape, settings),
         terms.compute(prepared.host, prepared.graph, settings, shape, constants, place, "cpu"),
         terms.output(prepared.graph, shape),
-        *_towers(prepared),
+        *_towers(prepared, on_card=True),
+        *_towers(prepared, on_card=False),
     )
     ram = prepared.machine.ram_bytes if cpu is None or cpu.usable_bytes is None else cpu.usable_bytes
     identity = (cpu.id, cpu.name) if cpu else ("host", "Host memory")
@@ -144,7 +159,8 @@ def _shared(prepared: Prepared, shape: Shape) -> DeviceLedger:
             note="the host's: token ids, embeddings, inputs",
         ),
         terms.output(prepared.graph, shape),
-        *_towers(prepared),
+        *_towers(prepared, on_card=True),
+        *_towers(prepared, on_card=False),
         *terms.others(prepared.machine.gpu_used_bytes),
     )
     layers = _layer_share(card, host)
@@ -163,15 +179,33 @@ def has_towers(model: ModelSpec) -> bool:
     return any(tensor.part in TOWER_PARTS for tensor in model.tensors)
 
 
-def _towers(prepared: Prepared) -> Iterator[Term]:
-    """Vision or audio towers of a separate mmproj file, loaded on request."""
+def tower_bytes(prepared: Prepared) -> int:
+    """Vision or audio towers in 16 bit and their compute buffer, where they are loaded on the cards; else 0."""
     elems = sum(t.elems for t in prepared.model.tensors if t.part in TOWER_PARTS)
-    if elems and prepared.settings.towers:
+    if not (elems and prepared.settings.towers and prepared.settings.towers_on_card):
+        return 0
+    return elems * _TOWER_ELEM_BYTES + _tower_buffer(prepared)[0]
+
+
+def _tower_buffer(prepared: Prepared) -> tuple[int, str]:
+    """(bytes, source) of a tower's compute buffer: as given, else one that was measured."""
+    given = prepared.settings.tower_buffer_bytes
+    if given:
+        return given, "option mmproj_buffer_bytes"
+    return int(prepared.profile.constants["tower_buffer"]), prepared.profile.sources.get("tower_buffer", "")
+
+
+def _towers(prepared: Prepared, *, on_card: bool) -> Iterator[Term]:
+    """Vision or audio towers of a separate mmproj file, loaded on request; mmproj_offload says where."""
+    elems = sum(t.elems for t in prepared.model.tensors if t.part in TOWER_PARTS)
+    settings = prepared.settings
+    if elems and settings.towers and on_card == settings.towers_on_card:
         size = elems * _TOWER_ELEM_BYTES
-        buffer = prepared.profile.constants["tower_buffer"]
+        buffer, source = _tower_buffer(prepared)
+        low, high = (0, 2 * buffer) if not settings.tower_buffer_bytes else (buffer, buffer)
         yield Term(
-            "vision", size + buffer, size, size + 2 * buffer, "estimated", "elems * 2 + buffer_bytes",
-            (Input("elems", elems), Input("buffer_bytes", buffer, prepared.profile.sources.get("tower_buffer", ""))),
+            "vision", size + buffer, size + low, size + high, "estimated", "elems * 2 + buffer_bytes",
+            (Input("elems", elems), Input("buffer_bytes", buffer, source)),
             "the mmproj file in 16 bit and its compute buffer",
         )  # fmt: skip
 

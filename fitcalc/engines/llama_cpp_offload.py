@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fitcalc import ledger
-from fitcalc.engines.llama_cpp_ledgers import ledgers
-from fitcalc.engines.llama_cpp_plan import Prepared, relaid
+from fitcalc.engines.llama_cpp_ledgers import ledgers, tower_bytes
+from fitcalc.engines.llama_cpp_plan import Prepared, architecture_of, relaid, shape_at
 
 
 def offloaded(prepared: Prepared, context_tokens: int, concurrency: int) -> Prepared | None:
@@ -45,11 +45,43 @@ def resolved(prepared: Prepared, context_tokens: Any, concurrency: Any) -> Prepa
 
     Arrays of contexts keep everything on the cards.
     """
-    if not (prepared.settings.moves_what_does_not_fit and isinstance(context_tokens, int)):
+    if not isinstance(context_tokens, int):
+        return prepared
+    if prepared.profile.constants.get("estimates_layers"):
+        return _as_estimated(prepared, context_tokens, concurrency)
+    if not prepared.settings.moves_what_does_not_fit:
         return prepared
     if _fits(prepared, context_tokens, concurrency):
         return prepared
     return offloaded(prepared, context_tokens, concurrency) or prepared
+
+
+def _as_estimated(prepared: Prepared, context_tokens: int, concurrency: int) -> Prepared:
+    """The plan of an engine that places layers by an estimate of its own; nothing changes where a number is given."""
+    from fitcalc.engines.llama_cpp_estimated import layers_per_card
+
+    settings, model = prepared.settings, prepared.model
+    if settings.gpu_layers_given or not prepared.cards or prepared.is_shared_memory:
+        return prepared
+    rules = prepared.profile.constants["estimates_layers"]
+    everything = relaid(prepared, model.layers + 1, 0, shares=(1.0,) + (0.0,) * (len(prepared.cards) - 1)).cards[0]
+    used = prepared.machine.gpu_used_bytes
+    counts = layers_per_card(
+        everything,
+        tuple((card.usable_bytes or 0) - used for card in prepared.machine.gpus),
+        shape_at(prepared, context_tokens, concurrency),
+        settings,
+        {
+            "hidden": model.hidden,
+            "vocab": model.vocab,
+            "heads": model.heads,
+            "kv_heads": model.kv_heads,
+            "known": architecture_of(model, prepared.scheme) in rules["known_architectures"],
+        },
+        tower_bytes(prepared),
+        rules,
+    )
+    return relaid(prepared, sum(counts), 0, shares=tuple(float(count) for count in counts) if any(counts) else ())
 
 
 def offload_summary(prepared: Prepared) -> str:
@@ -63,6 +95,8 @@ def offload_summary(prepared: Prepared) -> str:
         return (
             f"experts of {min(prepared.rules.cpu_expert_layers, layers)} of {layers} layers in RAM, the rest on {place}"
         )
+    if prepared.rules.overrides:
+        return f"{on_cards} of {layers + 1} layers on {place}, what override_tensor names elsewhere"
     if on_cards == layers + 1:
         return f"the KV cache in RAM, the rest on {place}"
     return f"{on_cards} of {layers + 1} layers on {place}, the rest in RAM"

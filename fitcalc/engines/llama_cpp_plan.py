@@ -7,6 +7,7 @@ from typing import Any
 
 from fitcalc.engines.llama_cpp_graph import Graph, graph_of
 from fitcalc.engines.llama_cpp_layout import Rules, Share, shares_of
+from fitcalc.engines.llama_cpp_placement import overrides_of
 from fitcalc.engines.llama_cpp_settings import Settings, Shape, settings_of, shape_of, window_tokens
 from fitcalc.engines.options import settled
 from fitcalc.frozen import dataclass
@@ -79,13 +80,8 @@ def _rules(
     model: ModelSpec, scheme: Scheme, machine: Machine, workload: Workload, settings: Settings, profile: EngineProfile
 ) -> Rules:
     constants, cards = profile.constants, machine.gpus
-    architecture = scheme.ggml.architectures[model.model_type].name if scheme.ggml else model.model_type
-    shares = tuple(float(part) for part in workload.options["tensor_split"])
-    if workload.options["split_mode"] == "none":
-        shares = (1.0,) + (0.0,) * (len(cards) - 1)
-    if not any(shares[: len(cards)]):
-        shares = tuple(float(max((card.usable_bytes or 1) - machine.gpu_used_bytes, 1)) for card in cards)
-    shares = (*shares, *(0.0 for _ in cards))[: len(cards)]
+    architecture = architecture_of(model, scheme)
+    shares, row_shares = _shares(machine, workload)
     vendors = {card.vendor for card in cards}
     return Rules(
         gpu_layers=settings.gpu_layers,
@@ -98,15 +94,42 @@ def _rules(
         tensor_step=constants["tensor_step"],
         latent_cache=constants["latent_cache"],
         window_cache=constants["window_cache"] and architecture not in constants["windowless_architectures"],
+        overrides=overrides_of(str(workload.options["override_tensor"]), len(cards)),
+        row_shares=row_shares,
     )
 
 
-def relaid(prepared: Prepared, gpu_layers: int, cpu_expert_layers: int) -> Prepared:
-    """The plan with another number of layers on the cards and of layers whose experts stay on the host."""
-    rules = replace(prepared.rules, gpu_layers=gpu_layers, cpu_expert_layers=cpu_expert_layers)
+def _shares(machine: Machine, workload: Workload) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(share of the layers, share of every matrix's rows or ()) of each card."""
+    cards, options = machine.gpus, workload.options
+    given = (*(float(part) for part in options["tensor_split"]), *(0.0 for _ in cards))[: len(cards)]
+    if not any(given):
+        given = tuple(float(max((card.usable_bytes or 1) - machine.gpu_used_bytes, 1)) for card in cards)
+    if options["split_mode"] == "layer":
+        return given, ()
+    main = tuple(float(rank == options["main_gpu"]) for rank in range(len(cards)))
+    return main, given if options["split_mode"] == "row" and len(cards) > 1 else ()
+
+
+def architecture_of(model: ModelSpec, scheme: Scheme) -> str:
+    """llama.cpp's name of the model's family."""
+    return scheme.ggml.architectures[model.model_type].name if scheme.ggml else model.model_type
+
+
+def relaid(prepared: Prepared, gpu_layers: int, cpu_expert_layers: int, shares: tuple[float, ...] = ()) -> Prepared:
+    """The plan with another number of layers on the cards and of layers whose experts stay on the host.
+
+    `shares` replaces the cards' shares of the layers; () keeps them.
+    """
+    rules = replace(
+        prepared.rules,
+        gpu_layers=gpu_layers,
+        cpu_expert_layers=cpu_expert_layers,
+        shares=shares or prepared.rules.shares,
+    )
     settings = prepared.settings
-    shares = shares_of(prepared.model, prepared.stored, rules, (settings.block_k, settings.block_v))
-    return replace(prepared, rules=rules, cards=shares[:-1], host=shares[-1])
+    laid = shares_of(prepared.model, prepared.stored, rules, (settings.block_k, settings.block_v))
+    return replace(prepared, rules=rules, cards=laid[:-1], host=laid[-1])
 
 
 def shape_at(prepared: Prepared, context_tokens: Any, concurrency: Any) -> Shape:

@@ -51,6 +51,9 @@ class Settings:
     mapped: bool
     repacked: bool
     towers: bool
+    towers_on_card: bool
+    tower_buffer_bytes: int
+    """Compute buffer of the towers where it is known; 0: one that was measured."""
 
 
 def kv_id(name: str) -> str:
@@ -91,7 +94,7 @@ def settings_of(workload: Workload, profile: EngineProfile) -> Settings:
             raise RequestError(f"option {key}: {options[key]} is not a batch size", hint=f"give {key} as 1 or more")
     moves = str(options["n_gpu_layers"]).strip().lower() == _FIT
     given = None if moves else layer_count("n_gpu_layers", options["n_gpu_layers"])
-    experts = layer_count("n_cpu_moe", options["n_cpu_moe"])
+    experts = _ALL_LAYERS if options["cpu_moe"] else layer_count("n_cpu_moe", options["n_cpu_moe"])
     return Settings(
         batch=options["n_batch"],
         ubatch=options["n_ubatch"],
@@ -103,7 +106,7 @@ def settings_of(workload: Workload, profile: EngineProfile) -> Settings:
         block_k=kv_block(profile, types[0]),
         block_v=kv_block(profile, types[1]),
         gpu_layers=_ALL_LAYERS if given is None else given,
-        gpu_layers_given=given is not None or bool(experts),
+        gpu_layers_given=given is not None or bool(experts) or bool(options["override_tensor"]),
         moves_what_does_not_fit=moves,
         cpu_expert_layers=experts or 0,
         cache_on_host=options["no_kv_offload"],
@@ -112,6 +115,8 @@ def settings_of(workload: Workload, profile: EngineProfile) -> Settings:
         mapped=options["mmap"],
         repacked=options["repack"],
         towers=options["mmproj"],
+        towers_on_card=options["mmproj_offload"],
+        tower_buffer_bytes=max(options["mmproj_buffer_bytes"], 0),
     )
 
 
