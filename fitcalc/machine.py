@@ -107,9 +107,9 @@ def node_words(node: Node) -> str:
     parts = [f"{node.cards} × {node.device}{hosts}"] + ([link] if node.cards > 1 else [])
     parts += [node.cpu] if node.cpu else []
     parts += [f"{node.vcpus} threads"] if node.vcpus else []
-    each = " a host" if node.hosts > 1 else ""
-    parts += [f"{node.ram_bytes / GIB:,.0f} GiB of RAM{each}"] if node.ram_bytes else []
-    parts += [f"{node.network_bytes_per_s / 1e9:g} GB/s to other nodes{each}"] if node.network_bytes_per_s else []
+    whose = " per host" if node.hosts > 1 else ""
+    parts += [f"{node.ram_bytes / GIB:,.0f} GiB of RAM{whose}"] if node.ram_bytes else []
+    parts += [f"{node.network_bytes_per_s / 1e9:g} GB/s to other nodes{whose}"] if node.network_bytes_per_s else []
     return f"{node.name}: {', '.join(parts)}"
 
 

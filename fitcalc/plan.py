@@ -128,11 +128,13 @@ def divisions_that_work(request: Request, scheme: Scheme, engine: EngineProfile)
     asked = [replace(first, expert_parallel=True) for first in workloads(request, engine) if request.model.is_moe]
     freed = replace(request, tensor_parallel=None, pipeline_parallel=None, expert_parallel=None)
     ways = {division_flags(way): way for way in (*asked, *workloads(freed, engine))}
-    return tuple(
+    works = [
         flags
         for flags, way in ways.items()
         if engines.refusal(engine, scheme, request.machine, way, request.model) is None
-    )
+    ]
+    # Where the plain division works, the one with whole experts need not be named.
+    return tuple(flags for flags in works if flags.removesuffix(" --ep") == flags or flags[:-5] not in works)
 
 
 def division_notes(case: verdict.Case, request: Request) -> Iterator[str]:

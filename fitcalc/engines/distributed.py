@@ -31,7 +31,7 @@ def vllm_commands(serve: str, machine: Machine, workload: Workload, profile: Eng
         return serve
     if copies > 1 and copies % nodes == 0:
         return _vllm_copies(serve, nodes, copies)
-    if copies == 1 and profile.constants.get("multi_node") == "ranks":
+    if profile.constants.get("multi_node") == "ranks":
         return _vllm_ranks(serve, nodes)
     return _vllm_ray(serve, nodes, machine, workload)
 

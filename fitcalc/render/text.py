@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fitcalc.ledger import Term
 from fitcalc.render.command import wrap_command
-from fitcalc.render.pool import pool_text
+from fitcalc.render.pool import pool_text, rank_words
 from fitcalc.render.style import Style, plain
 from fitcalc.spec.report import DeviceReport, Estimate, FitReport
 from fitcalc.units import GIB, KIB, MIB, format_gib, format_params
@@ -107,7 +107,7 @@ def _device_lines(group: list[DeviceReport], report: FitReport, style: Style) ->
     device = group[0]
     name = f"{device.name}, each of {len(group)}" if len(group) > 1 else device.name
     if sum(other.id == device.id for other in report.devices) > len(group):
-        name += f" (ranks {group[0].rank}–{group[-1].rank})" if len(group) > 1 else f" (rank {device.rank})"
+        name += f" ({rank_words([other.rank for other in group])})"
     usable = device.usable_bytes
     capacity = "size not given" if usable is None else f"{usable / GIB:,.1f} GiB usable"
     if device.capacity_bytes and usable and device.capacity_bytes - usable > GIB // 20:
