@@ -24,6 +24,10 @@ def _outcomes() -> Any:
     return module
 
 
+OUTCOMES = _outcomes()
+PUBLISHED = list(OUTCOMES.published())
+
+
 def _fit(model: str = "mixtral-8x7b", gpu: str = "rtx-4090", quant: str = "q3_k_m", **options: Any) -> Any:
     return fitcalc.fit(
         model, gpu=gpu, ram="128GB", quant=quant, context=4096, engine="llama.cpp", engine_options=options
@@ -35,7 +39,7 @@ def _bytes(report: Any, rank: int, name: str) -> int:
 
 
 def test_runs_end_as_computed_and_no_failed_run_is_called_fits() -> None:
-    rows = _outcomes().measure()
+    rows = OUTCOMES.measure()
     assert not [record["id"] for record, _, found, _, _ in rows if record["happened"] == "failed" and found == "fits"]
     assert not [record["id"] for record, *_, hit in rows if not hit and "reason" not in record]
     assert sum(hit for *_, hit in rows) >= 0.89 * len(rows)
@@ -43,8 +47,16 @@ def test_runs_end_as_computed_and_no_failed_run_is_called_fits() -> None:
 
 def test_an_older_ollama_places_the_layers_that_its_log_lists() -> None:
     # ollama/ollama#10615 (10 and 27 of 41 layers), ollama/ollama#5913 (43 of 81).
-    counts = {record["id"]: layers for record, _, _, layers, _ in _outcomes().measure()}
+    counts = {record["id"]: layers for record, _, _, layers, _ in OUTCOMES.measure()}
     assert (counts["lo-056"], counts["lo-057"], counts["lo-058"]) == (0, 37, 43)
+
+
+@pytest.mark.parametrize(("row", "size", "told"), PUBLISHED, ids=[row["id"] for row, *_ in PUBLISHED])
+def test_published_figures_are_reproduced_and_wrong_ones_are_not(row: dict[str, str], size: int, told: float) -> None:
+    if row["basis"] == "wrong":
+        assert abs(size / told - 1) > 0.02
+    else:
+        assert size == pytest.approx(told, rel=float(row["allowance"]))
 
 
 @pytest.mark.parametrize(

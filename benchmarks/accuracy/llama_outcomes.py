@@ -9,19 +9,24 @@ output as one. `usable_mib` is what the record itself says a process can get. `a
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fitcalc import catalog, engines, verdict
+from fitcalc.engines import llama_cpp
 from fitcalc.machine import machine_of
+from fitcalc.quantization import checkpoint_bytes
 from fitcalc.spec.hardware import Machine
 from fitcalc.spec.workload import Workload
-from fitcalc.units import MIB
+from fitcalc.units import GIB, MIB
 
 RECORDS = Path(__file__).parent / "records" / "llama_outcomes.jsonl"
+PUBLISHED = Path(__file__).parents[2] / "tests" / "golden" / "published_gguf.csv"
 AMPLE_RAM = "256GB"
 """Host memory where a record does not state it."""
 LAYERS_OFF = 1
@@ -83,6 +88,32 @@ def measure() -> list[tuple[dict[str, Any], str, str, int, bool]]:
     return rows
 
 
+def published() -> Iterator[tuple[dict[str, str], int, float]]:
+    """(row, fitcalc's bytes, the published figure in bytes) of other people's tables."""
+    lines = (line for line in PUBLISHED.read_text().splitlines(keepends=True) if not line.startswith("#"))
+    for row in csv.DictReader(lines):
+        model, scheme = catalog.load_model(row["model"]), catalog.load_scheme(row["quant"])
+        if row["what"] == "file":
+            size = checkpoint_bytes(model, scheme, gguf=True, imatrix=scheme.needs_imatrix)
+        else:
+            kinds = row["kv"].split("/")
+            workload = Workload(int(row["context"]), options={"type_k": kinds[0], "type_v": kinds[1]})
+            machine = machine_of(["80GB"], None, AMPLE_RAM, None)
+            plan = llama_cpp.prepare(model, scheme, machine, workload, catalog.load_engine("llama.cpp"))
+            size = llama_cpp.kv_cache_bytes(plan, int(row["context"]), 1)
+        yield row, size, float(row["value"]) * {"GB": 10**9, "GiB": GIB}[row["unit"]]
+
+
+def tables() -> None:
+    print("\npublished figures beside fitcalc's own")
+    for row, size, told in published():
+        unit = {"GB": 10**9, "GiB": GIB}[row["unit"]]
+        print(
+            f"  {row['basis']:8}{row['model']:17}{row['quant']:10}{row['what']:5}{row['kv']:10}"
+            f"{row['value']:>6} {row['unit']:4} fitcalc {size / unit:8.3f}  {size / told - 1:+7.1%}  {row['reason']}"
+        )
+
+
 def main(verbose: bool) -> None:
     rows = measure()
     hits = sum(hit for *_, hit in rows)
@@ -108,3 +139,4 @@ def main(verbose: bool) -> None:
 
 if __name__ == "__main__":
     main("-v" in sys.argv)
+    tables()
