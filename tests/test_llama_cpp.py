@@ -350,30 +350,14 @@ def test_command_without_a_known_repository_has_a_visible_placeholder() -> None:
     assert {"--no-mmap", "-nkvo"} <= set(words)
 
 
-def test_ollama_writes_a_modelfile(tmp_path: Path) -> None:
-    command = llama_cpp.command(plan("llama-3.1-8b", "q4_k_m", engine="ollama"), 8192, 2)
-    assert "OLLAMA_NUM_PARALLEL=2" in command
-    assert "PARAMETER num_ctx 8192" in command
-    assert "PARAMETER num_batch 512" in command
-    lines = command.splitlines()
-    assert wrap_command(command, 40) == lines
-    assert lines[-1].startswith("ollama create ")
-    # The lines between, indented as a report shows them, are run by a shell.
-    subprocess.run(["sh", "-c", indent("\n".join(lines[1:-1]), "    ")], cwd=tmp_path, check=True)
-    written = (tmp_path / "Modelfile").read_text().splitlines()
-    assert written[0].startswith("FROM hf.co/")
-    assert written[1:] == ["PARAMETER num_ctx 8192", "PARAMETER num_batch 512"]
-
-
 def test_start_commands_name_only_files_that_are_there() -> None:
     known = catalog.load_model("llama-3.1-8b")
     repository = dict(known.quantized_repos)["gguf"]
     assert f" -hf {repository}:Q4_K_M " in llama_cpp.command(plan("llama-3.1-8b", "q4_k_m"), 4096, 1)
     for quant in ("bf16", "fp16", "iq3_s"):
-        for engine in ("llama.cpp", "ollama"):
-            command = llama_cpp.command(plan("llama-3.1-8b", quant, engine=engine), 4096, 1)
-            assert repository not in command
-            assert ".gguf>" in command
+        command = llama_cpp.command(plan("llama-3.1-8b", quant), 4096, 1)
+        assert repository not in command
+        assert ".gguf>" in command
     native = llama_cpp.command(plan("gpt-oss-20b", "mxfp4_moe"), 4096, 1)
     assert " -hf ggml-org/gpt-oss-20b-GGUF -c " in native
 
@@ -398,7 +382,7 @@ def test_every_version_runs_gguf_and_16_bit(engine: str) -> None:
     assert engines.refusal(profile, catalog.load_scheme("awq"), where, Workload(4096), model)
 
 
-@pytest.mark.parametrize(("engine", "limit"), [("llama.cpp", 256), ("ollama", 256), ("llama.cpp-2024", None)])
+@pytest.mark.parametrize(("engine", "limit"), [("llama.cpp", 256), ("llama.cpp-2024", None)])
 def test_one_context_runs_so_many_requests(engine: str, limit: int | None) -> None:
     """LLAMA_MAX_SEQ; builds before it had no limit."""
     profile, where = catalog.load_engine(engine), Machine((card(),), PROCESSOR, 512 * GIB)
@@ -572,7 +556,7 @@ def test_cache_types(kv: str) -> None:
 
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-next-80b-a3b", "deepseek-v3", "gemma-3-27b", "phi-3-mini-4k"])
 def test_every_engine_profile_sizes_every_kind(model: str) -> None:
-    for engine in ("llama.cpp", "llama.cpp-2024", "ollama"):
+    for engine in ("llama.cpp", "llama.cpp-2024"):
         found = plan(model, "q4_0", engine=engine)
         first, _ = llama_cpp.ledgers(found, 4096, 2)
         assert size(first, "weights") > 0

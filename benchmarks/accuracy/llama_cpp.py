@@ -184,7 +184,8 @@ def log_rows(record: dict[str, Any]) -> Iterator[tuple[str, float, float]]:
     isa = "NEON" if record.get("cpu") == "arm" else "AVX2"
     machine = Machine(cards, processor(isa), 2048 * GIB)
     workload = Workload(record["context"], record.get("requests", 1), options=record["options"])
-    profile = engine(record["profile"])
+    named = engine(record["profile"])
+    profile = named.starts or named
     plan = llama_cpp.prepare(model_of(record["model"]), scheme_of(record["quant"]), machine, workload, profile)
     entries = llama_cpp.ledgers(plan, record["context"], record.get("requests", 1))
     names = [*(f"card{rank}" for rank in range(len(cards))), "host"] if cards else ["cpu"]

@@ -20,6 +20,8 @@ class EngineProfile:
     device_kinds: tuple[str, ...]
     vendors: tuple[str, ...]
     quant_kinds: tuple[str, ...]
+    starts: EngineProfile | None = None
+    """The engine that this one starts, whose rules then hold."""
     splits_tensors: bool = False
     """Divides the model over cards by tensor parallelism (False: by layers, or not at all)."""
     options: dict[str, Any] = field(default_factory=dict)
