@@ -10,7 +10,7 @@ from fitcalc import __version__, arguments, catalog, choice
 from fitcalc import verdict as judge
 from fitcalc.advice import recommendation
 from fitcalc.engines.options import settled
-from fitcalc.errors import RequestError, UnsupportedModelError
+from fitcalc.errors import RequestError, UnknownNameError, UnsupportedModelError
 from fitcalc.limits import largest_that_fits
 from fitcalc.machine import machine_label, machine_of
 from fitcalc.plan import Request, division_notes, named_scheme, nothing_runs, required_case, runs_gguf
@@ -20,25 +20,46 @@ from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.report import FitReport, KvCache, Speed, Verdict
 from fitcalc.units import format_gib, format_params
 
+_CACHE_PREFIXES = ("hf-cache:", "ollama:", "lmstudio:")
 _GIVE_A_MODEL = "give a catalogue id, a Hugging Face repository id or the path of a model's file or folder"
 
 
 def load_model(name: str | os.PathLike[str]) -> ModelSpec:
     """A model by catalogue id, alias or Hugging Face repository id, or from a path: config.json, *.gguf, *.safetensors
-    (or its index), or a folder that holds them.
+    (or its index), or a folder that holds them; or as another program has downloaded it: 'hf-cache:org/name',
+    'ollama:name:tag', 'lmstudio:org/name'. A repository that the catalogue does not know is looked for in the Hugging
+    Face cache.
 
     Raises RequestError for what is no name, UnknownNameError with suggestions, ModelFileError for a file that
     cannot be read.
     """
     text = arguments.text("model", os.fspath(name) if isinstance(name, os.PathLike) else name, _GIVE_A_MODEL)
+    if text.startswith(_CACHE_PREFIXES):
+        from fitcalc.readers.caches import model_from_cache
+
+        return model_from_cache(text)
     if not is_path(text) and not isinstance(name, os.PathLike):
-        found = catalog.resolve("model", text)
+        try:
+            found = catalog.resolve("model", text)
+        except UnknownNameError as error:
+            return _downloaded(text, error)
         if found.kind == "pipelines":
             raise _pipeline_error(text)
         return catalog.load_model(text)
     from fitcalc.readers.files import model_from_path
 
     return model_from_path(os.path.expanduser(text))
+
+
+def _downloaded(name: str, error: UnknownNameError) -> ModelSpec:
+    """The repository of this name in the Hugging Face cache; `error` where it is not there."""
+    from fitcalc.readers.caches import cached_snapshot, model_from_hub_cache
+
+    if "/" in name and cached_snapshot(name) is not None:
+        return model_from_hub_cache(name)
+    if os.path.exists(name):
+        raise UnknownNameError("model", name, hint=f"for the file or folder here, give ./{name}") from error
+    raise error
 
 
 def _pipeline_error(name: str) -> UnsupportedModelError:
@@ -267,7 +288,9 @@ def _notes(request: Request, case: judge.Case, asked_quant: str | None, *, hoste
     if limit and request.context_tokens > limit:
         notes.append(f"{request.context_tokens:,} tokens is beyond the model's own limit of {limit:,}")
     own = spec.quant.scheme if spec.quant else None
-    if asked_quant and own and case.scheme.id != own and case.scheme.kind != "gguf":
+    if asked_quant and spec.container == "gguf" and case.scheme.kind != "file":
+        notes.append(f"the file is in {own}; {case.scheme.name} is computed as if made from 16 bit, for another file")
+    elif asked_quant and own and case.scheme.id != own and case.scheme.kind != "gguf":
         notes.append(f"{spec.name} is published in {own}; {case.scheme.name} is computed as if made from 16 bit")
     elif asked_quant and own == case.scheme.id and asked_quant.lower() != own:
         notes.append(f"{asked_quant} is taken as {own}, the type {spec.name} is published in")

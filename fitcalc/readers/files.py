@@ -33,7 +33,8 @@ def model_from_path(path: str) -> ModelSpec:
     first = _first_bytes(path)
     if first[:4] in (b"GGUF", b"FUGG"):
         return _reader("gguf", "model_from_gguf")(path)
-    if first[8:9] == b"{":
+    named_so = path.endswith(".safetensors") and first and not first.startswith(tuple(_OTHER_FORMATS))
+    if first[8:9] == b"{" or named_so:
         return _reader("safetensors", "model_from_safetensors")(path)
     named_json = first and path.endswith(".json")
     if named_json or first.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):

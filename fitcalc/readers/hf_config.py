@@ -9,7 +9,9 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from fitcalc.architectures import from_config
-from fitcalc.errors import ModelFileError
+from fitcalc.architectures.registry import BUILDERS
+from fitcalc.errors import ModelFileError, UnsupportedModelError
+from fitcalc.readers.folder_typos import misspelled, similar_type
 from fitcalc.spec.model import ModelSpec
 
 LARGEST_CONFIG_BYTES = 16 * 2**20
@@ -38,7 +40,13 @@ def model_from_config(path: str) -> ModelSpec:
     try:
         spec = from_config(config)
     except ModelFileError as error:
-        raise ModelFileError(f"{path}: {error}", hint=error.hint) from error
+        raise ModelFileError(f"{path}: {error}", hint=misspelled(config) or error.hint) from error
+    except UnsupportedModelError as error:
+        close = similar_type(str(config.get("model_type", "")), BUILDERS)
+        raise UnsupportedModelError(str(error), hint=f"did you mean {close}?" if close else error.hint) from error
+    looks = misspelled(config)
+    if looks:
+        spec = replace(spec, notes=(*spec.notes, f"{os.path.basename(path)}: {looks} and is not read"))
     stem = os.path.basename(path).removesuffix(".json")
     folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
     name = folder if stem == "config" and folder else stem
@@ -62,11 +70,11 @@ def _bounded_bytes(path: str) -> bytes:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice!r} appears twice")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"key {key!r:.80} appears twice")
+        found[key] = value
     return found
 
 

@@ -152,7 +152,8 @@ def _model(entries: Sequence[Entry], file_bytes: int, config: str | None, path: 
         stated = read_config(config)
         tensors = inventory_of(weights_of(entries, _bits(stated)))
         spec = model_from_tensors(tensors, stated, file_bytes)
-        return replace(spec, notes=(f"{error}: the model is what its tensors show", *spec.notes))
+        meant = f" ({error.hint})" if error.hint.startswith("did you mean") else ""
+        return replace(spec, notes=(f"{error}{meant}: the model is what its tensors show", *spec.notes))
     bits = described.quant.bits if described.quant else 0
     return joined(described, inventory_of(weights_of(entries, bits), described.tensors), file_bytes)
 

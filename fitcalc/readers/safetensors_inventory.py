@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from fitcalc.quantization.stored import shape_bytes
-from fitcalc.readers.safetensors_names import meaning_of, place_of
+from fitcalc.readers.safetensors_names import Place, meaning_of, place_of
 from fitcalc.readers.safetensors_packing import Weight
 from fitcalc.spec.model import Tensor
 from fitcalc.spec.quant import Format
@@ -26,9 +26,10 @@ def inventory_of(weights: Sequence[Weight], expected: Iterable[Tensor] = ()) -> 
 
     `expected` is the inventory that they will be held against: what it numbers as layers or copies is read so.
     """
-    names = [tensor.name for tensor in expected]
-    words = [_words_before(number, names) for number in (".{layer}", ".{expert}")]
-    meanings = [(weight, place_of(weight.name, *words)) for weight in weights]
+    held = tuple(expected)
+    words = [_words_before(number, held) for number in (".{layer}", ".{expert}")]
+    spelled = dict(_spelled_out(held))
+    meanings = [(weight, spelled.get(weight.name) or place_of(weight.name, *words)) for weight in weights]
     hidden = _hidden(weights)
     counts: dict[tuple[str, tuple[int, ...], Format], dict[int, int]] = {}
     for weight, place in meanings:
@@ -44,9 +45,18 @@ def inventory_of(weights: Sequence[Weight], expected: Iterable[Tensor] = ()) -> 
     return tuple(_with_mtp_layers(tensors))
 
 
-def _words_before(number: str, names: Iterable[str]) -> set[str]:
-    parted = (name.partition(number) for name in names)
+def _words_before(number: str, tensors: Iterable[Tensor]) -> set[str]:
+    parted = (tensor.name.partition(number) for tensor in tensors)
     return {before.rpartition(".")[2] for before, found, _ in parted if found}
+
+
+def _spelled_out(tensors: Iterable[Tensor]) -> Iterator[tuple[str, Place]]:
+    """Names in which another number stands before the layer's, each with its place."""
+    for tensor in tensors:
+        before, found, _ = tensor.name.partition(".{layer}")
+        if found and any(word.isdigit() for word in before.split(".")):
+            for layer in tensor.layers:
+                yield tensor.name.replace("{layer}", str(layer)), Place(tensor.name, layer, None)
 
 
 def _hidden(weights: Iterable[Weight]) -> int:

@@ -108,7 +108,7 @@ def _hold(inventory: Sequence[Tensor], stored: Sequence[Tensor]) -> _Held:
 
 
 def _piece(tensor: Tensor, other: Tensor, layers: tuple[int, ...]) -> Tensor:
-    """The inventory's tensor for the layers that the file has, in the file's format and, where it differs, its shape."""
+    """The inventory's tensor for the layers that the file has, in the file's format; its shape where that differs."""
     each = replace(tensor, layers=()).elems
     if each == replace(other, layers=()).elems and tensor.copies == other.copies:
         return replace(tensor, layers=layers, stored=other.stored)
