@@ -132,3 +132,20 @@ def test_without_flash_attention_the_scores_stand_once_more_in_16_bit() -> None:
     report = _fit("llama-3.1-8b", "rtx-4090", "q4_k_m", flash_attn="off")
     assert _bytes(report, 0, "activations") == 2 * 512 * 4096 * 32
     assert _bytes(_fit("llama-3.1-8b", "rtx-4090", "q4_k_m"), 0, "activations") == 0
+
+
+def test_another_split_is_found_where_the_one_by_free_memory_overruns_a_card() -> None:
+    asked = {"gpu": ["rtx-3060-12gb", "gtx-1070"], "quant": "q4_k_m", "context": 8192, "engine": "llama.cpp"}
+    found = fitcalc.fit("gemma-3-27b", **asked)
+    words = found.recommendation.command.split()
+    counts = words[words.index("-ts") + 1]
+    assert found.verdict in ("fits", "tight")
+    stated = fitcalc.fit("gemma-3-27b", engine_options={"tensor_split": counts}, **asked)
+    assert [device.total_bytes for device in stated.devices] == [device.total_bytes for device in found.devices]
+    by_memory = fitcalc.fit("gemma-3-27b", engine_options={"tensor_split": "11931,7692"}, **asked)
+    assert by_memory.verdict == "does_not_fit"
+
+
+def test_a_split_that_fits_is_left_alone() -> None:
+    command = fitcalc.fit("llama-3.1-70b", gpu="rtx-3090:2", quant="q4_k_m", engine="llama.cpp").recommendation.command
+    assert "-ts" not in command

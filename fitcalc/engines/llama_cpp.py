@@ -105,7 +105,7 @@ def pool(_prepared: Prepared, _context_tokens: Any, _concurrency: Any) -> Pool |
 
 def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
     """The command that starts the server as the ledger assumes it."""
-    prepared = resolved(prepared, context_tokens, concurrency)
+    asked, prepared = prepared, resolved(prepared, context_tokens, concurrency)
     shape = shape_at(prepared, context_tokens, concurrency)
     on_cards = sum(share.layers + share.has_output for share in prepared.cards)
     return start_command(
@@ -119,6 +119,7 @@ def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
         gpu_layers=on_cards,
         all_layers=prepared.model.layers + 1,
         cpu_expert_layers=prepared.rules.cpu_expert_layers,
+        split=prepared.rules.shares if prepared.rules.shares != asked.rules.shares else (),
     )
 
 

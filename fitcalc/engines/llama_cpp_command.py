@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -39,7 +41,9 @@ def gguf_file(model: ModelSpec, scheme: Scheme, profile: EngineProfile) -> str:
 
 
 def file_name(model: ModelSpec, scheme: Scheme) -> str:
-    """A file to put in: a visible placeholder."""
+    """The file that was read, or a visible placeholder for one to put in."""
+    if scheme.kind == "file":
+        return model.source
     subject = (model.hf_repo.rpartition("/")[2] or model.id).replace(" ", "-")
     return f"<{subject}-{file_type(scheme)}.gguf>"
 
@@ -56,6 +60,7 @@ def start_command(
     gpu_layers: int,
     all_layers: int,
     cpu_expert_layers: int,
+    split: tuple[float, ...] = (),
 ) -> str:
     """The words that start the engine; one shell line, or for Ollama a Modelfile between two."""
     if profile.constants["command"] == "ollama":
@@ -73,6 +78,7 @@ def start_command(
         *("-b", str(settings.batch), "-ub", str(settings.ubatch)),
         *_attention(profile, settings),
         *_switches(profile, workload, settings, cards),
+        *(("-ts", ",".join(f"{part:g}" for part in split)) if split else ()),
     ]
     # The placeholder stays readable: it is meant to be replaced.
     return " ".join(word if word.startswith("<") else shlex.quote(word) for word in words)
@@ -132,9 +138,11 @@ def _ollama(
     gpu_layers: int | None,
 ) -> str:
     published = gguf_file(model, scheme, profile)
-    source = f"hf.co/{published}" if published else f"./{file_name(model, scheme)}"
+    source = f"hf.co/{published}" if published else file_name(model, scheme)
+    if not published and not os.path.isabs(source) and not source.startswith("."):
+        source = f"./{source}"
     per_request = shape.total_cells // (1 if settings.unified else shape.sequences)
-    name = f"{model.id}-{scheme.id}"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.id if scheme.kind == "file" else f"{model.id}-{scheme.id}")
     lines = [f"FROM {source}", f"PARAMETER num_ctx {per_request}", f"PARAMETER num_batch {settings.batch}"]
     if gpu_layers is not None:
         lines.append(f"PARAMETER num_gpu {gpu_layers}")
@@ -145,5 +153,5 @@ def _ollama(
     ]
     start = f"{' '.join(environment)} ollama serve &"
     # Not a here-document: its end is not found where a report indents the lines.
-    written = " \\\n".join(("printf '%s\\n' > Modelfile", *(f"  '{line}'" for line in lines)))
+    written = " \\\n".join(("printf '%s\\n' > Modelfile", *(f"  {shlex.quote(line)}" for line in lines)))
     return f"{start}\n{written}\nollama create {name} && ollama run {name}"

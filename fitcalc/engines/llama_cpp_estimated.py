@@ -53,7 +53,7 @@ def layers_per_card(
 def graph_bytes(
     facts: dict[str, int], cache_bytes: int, shape: Shape, settings: Settings, *, known: bool
 ) -> tuple[int, int]:
-    """(partly, fully on cards) the estimated graph; families without a formula: a sixth of the cache per query group."""
+    """(partly, fully on cards) the estimated graph; without a formula a sixth of the cache per query group."""
     batch, context = min(settings.batch, shape.cells), shape.cells
     hidden, vocab, heads = facts["hidden"], facts["vocab"], facts["heads"]
     if not known:

@@ -8,6 +8,7 @@ from typing import Any
 from fitcalc import ledger
 from fitcalc.engines.llama_cpp_ledgers import ledgers, tower_bytes
 from fitcalc.engines.llama_cpp_plan import Prepared, architecture_of, relaid, shape_at
+from fitcalc.engines.llama_cpp_split import rebalanced
 
 
 def offloaded(prepared: Prepared, context_tokens: int, concurrency: int) -> Prepared | None:
@@ -43,12 +44,14 @@ def _fewest(plan: Callable[[int], Prepared], most_moved: int, context_tokens: in
 def resolved(prepared: Prepared, context_tokens: Any, concurrency: Any) -> Prepared:
     """The plan at one context and concurrency: with n_gpu_layers = fit, what does not fit on the cards is in RAM.
 
-    Arrays of contexts keep everything on the cards.
+    Where the split by free memory overruns a card, another one is looked for first. Arrays of contexts keep the first
+    split, and everything on the cards.
     """
     if not isinstance(context_tokens, int):
         return prepared
     if prepared.profile.constants.get("estimates_layers"):
         return _as_estimated(prepared, context_tokens, concurrency)
+    prepared = rebalanced(prepared, context_tokens, concurrency)
     if not prepared.settings.moves_what_does_not_fit:
         return prepared
     if _fits(prepared, context_tokens, concurrency):
