@@ -11,7 +11,6 @@ from fitcalc import verdict as judge
 from fitcalc.advice import recommendation
 from fitcalc.engines.options import settled
 from fitcalc.errors import RequestError, UnknownNameError, UnsupportedModelError
-from fitcalc.limits import largest_that_fits
 from fitcalc.machine import machine_label, machine_of
 from fitcalc.plan import Request, division_notes, named_scheme, nothing_runs, required_case, runs_gguf
 from fitcalc.quantization import checkpoint_bytes, weights_bytes
@@ -123,6 +122,8 @@ def fit(
     request = _request(spec, machine, context, concurrency, engine, kv_dtype, degrees, engine_options)
     settled_plan = _settled(request, quant)
     if request.auto:
+        from fitcalc.limits import largest_that_fits
+
         request = largest_that_fits(request, settled_plan[1])
         settled_plan = _settled(request, quant)
     looked, case, verdict = settled_plan
