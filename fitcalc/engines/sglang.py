@@ -38,7 +38,7 @@ def refusal(
         return reason
     whole = replace(asked, expert_parallel=True)
     if served.refusal(model, scheme, machine, whole, profile) is None:
-        return f"{reason}; expert parallel {ranks} keeps experts whole (--ep-size {ranks})"
+        return f"{reason}; expert parallel {ranks} keeps experts whole"
     return reason
 
 
