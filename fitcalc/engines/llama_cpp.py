@@ -18,12 +18,13 @@ from typing import Any
 from fitcalc.engines import llama_cpp_ledgers
 from fitcalc.engines.base import DeviceLedger, Pool, memory_notes, most_requests
 from fitcalc.engines.llama_cpp_command import start_command
-from fitcalc.engines.llama_cpp_ledgers import has_towers, kv_cache_bytes, repacked_bytes
+from fitcalc.engines.llama_cpp_ledgers import kv_cache_bytes, repacked_bytes
 from fitcalc.engines.llama_cpp_offload import offload_summary, offloaded, resolved
 from fitcalc.engines.llama_cpp_placement import overrides_of
 from fitcalc.engines.llama_cpp_plan import Prepared, prepare, shape_at
 from fitcalc.engines.llama_cpp_settings import Settings, settings_of, window_tokens
 from fitcalc.engines.options import settled
+from fitcalc.quantization.mmproj import has_towers
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Machine
 from fitcalc.spec.model import ModelSpec

@@ -7,8 +7,8 @@ import re
 import shlex
 from collections.abc import Iterator
 
-from fitcalc.engines.llama_cpp_ledgers import has_towers
 from fitcalc.engines.llama_cpp_settings import KV_NAMES, Settings, Shape
+from fitcalc.quantization.mmproj import has_towers
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.quant import Scheme

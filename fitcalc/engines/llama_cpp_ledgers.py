@@ -11,15 +11,13 @@ from fitcalc.engines.base import DeviceLedger
 from fitcalc.engines.llama_cpp_layout import Share
 from fitcalc.engines.llama_cpp_plan import Prepared, shape_at
 from fitcalc.engines.llama_cpp_settings import Shape
+from fitcalc.formulas.mmproj import vision_buffer_bytes
 from fitcalc.ledger import Input, Term
+from fitcalc.quantization import mmproj
+from fitcalc.quantization.mmproj import has_towers
 from fitcalc.spec.hardware import Device
-from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.report import LayerShare
 from fitcalc.units import format_gib
-
-TOWER_PARTS = ("vision", "audio", "projector")
-"""Parts in a separate mmproj file."""
-_TOWER_ELEM_BYTES = 2
 
 
 def ledgers(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
@@ -174,40 +172,41 @@ def _joined(card: Share, host: Share) -> Share:
     return replace(card, **sums)
 
 
-def has_towers(model: ModelSpec) -> bool:
-    """The model has parts that lie in a separate mmproj file."""
-    return any(tensor.part in TOWER_PARTS for tensor in model.tensors)
-
-
 def tower_bytes(prepared: Prepared) -> int:
-    """Vision or audio towers in 16 bit and their compute buffer, where they are loaded on the cards; else 0."""
-    elems = sum(t.elems for t in prepared.model.tensors if t.part in TOWER_PARTS)
-    if not (elems and prepared.settings.towers and prepared.settings.towers_on_card):
-        return 0
-    return elems * _TOWER_ELEM_BYTES + _tower_buffer(prepared)[0]
+    """Vision or audio towers and their compute buffer, where they are loaded on the cards; else 0."""
+    return sum(term.bytes for term in _towers(prepared, on_card=True))
 
 
-def _tower_buffer(prepared: Prepared) -> tuple[int, str]:
-    """(bytes, source) of a tower's compute buffer: as given, else one that was measured."""
-    given = prepared.settings.tower_buffer_bytes
+def _tower_buffer(prepared: Prepared) -> tuple[int, int, int, str]:
+    """(bytes, low, high, source) of a tower's compute buffer: as given, else of the largest image that is usual.
+
+    Images of a fixed size have as many patches as the position table has rows; others get at least the usual number.
+    """
+    given, constants = prepared.settings.tower_buffer_bytes, prepared.profile.constants
     if given:
-        return given, "option mmproj_buffer_bytes"
-    return int(prepared.profile.constants["tower_buffer"]), prepared.profile.sources.get("tower_buffer", "")
+        return given, given, given, "option mmproj_buffer_bytes"
+    widths, heads = mmproj.tower_widths(prepared.model), constants["tower_heads"]
+    if not widths:
+        size = int(constants["tower_buffer"])
+        return size, 0, 2 * size, prepared.profile.sources.get("tower_buffer", "")
+    scores = 0 if prepared.settings.flash else heads
+    usual = widths | {"patches": max(widths["patches"], constants["tower_patches"])}
+    size = vision_buffer_bytes(score_heads=scores, **usual)
+    low = vision_buffer_bytes(score_heads=0, **(widths if widths["patches"] else usual))
+    return size, low * 95 // 100, size * 110 // 100, vision_buffer_bytes.text
 
 
 def _towers(prepared: Prepared, *, on_card: bool) -> Iterator[Term]:
     """Vision or audio towers of a separate mmproj file, loaded on request; mmproj_offload says where."""
-    elems = sum(t.elems for t in prepared.model.tensors if t.part in TOWER_PARTS)
-    settings = prepared.settings
-    if elems and settings.towers and on_card == settings.towers_on_card:
-        size = elems * _TOWER_ELEM_BYTES
-        buffer, source = _tower_buffer(prepared)
-        low, high = (0, 2 * buffer) if not settings.tower_buffer_bytes else (buffer, buffer)
+    model, settings = prepared.model, prepared.settings
+    if has_towers(model) and settings.towers and on_card == settings.towers_on_card and prepared.scheme.ggml:
+        size = mmproj.mmproj_bytes(model, prepared.scheme.ggml)
+        buffer, low, high, source = _tower_buffer(prepared)
+        inputs = (Input("tensor_bytes", size, "the mmproj file in F16"), Input("buffer_bytes", buffer, source))
+        note = "the mmproj file in F16 and its compute buffer"
         yield Term(
-            "vision", size + buffer, size + low, size + high, "estimated", "elems * 2 + buffer_bytes",
-            (Input("elems", elems), Input("buffer_bytes", buffer, source)),
-            "the mmproj file in 16 bit and its compute buffer",
-        )  # fmt: skip
+            "vision", size + buffer, size + low, size + high, "estimated", "tensor_bytes + buffer_bytes", inputs, note
+        )
 
 
 def kv_cache_bytes(prepared: Prepared, context_tokens: Any, concurrency: Any) -> Any:

@@ -12,7 +12,6 @@ from typing import Any
 
 from fitcalc.engines import llama_cpp
 from fitcalc.engines.base import DeviceLedger, Pool, capability
-from fitcalc.engines.llama_cpp_ledgers import has_towers
 from fitcalc.engines.llama_cpp_offload import resolved
 from fitcalc.engines.llama_cpp_settings import switch
 from fitcalc.engines.ollama_command import start
@@ -21,6 +20,7 @@ from fitcalc.formulas import ollama as rules
 from fitcalc.frozen import dataclass
 from fitcalc.ledger import Input, fixed
 from fitcalc.quantization import checkpoint_bytes
+from fitcalc.quantization.mmproj import has_towers
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.model import ModelSpec

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fitcalc.engines.llama_cpp_command import file_name, gguf_file, kv_name
-from fitcalc.engines.llama_cpp_ledgers import has_towers
+from fitcalc.quantization.mmproj import has_towers
 
 
 def start(prepared: Any, plan: Any, context_tokens: int, concurrency: int) -> str:
