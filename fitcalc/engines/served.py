@@ -178,9 +178,11 @@ def weights_term(scheme: Scheme, profile: EngineProfile, held: RankWeights) -> T
     return Term(term.name, term.bytes, term.bytes, high, "estimated", term.formula, term.inputs, note)
 
 
-def context_term(profile: EngineProfile, device: Device, processes: int) -> Term:
+def context_term(profile: EngineProfile, device: Device, workload: Workload) -> Term:
     """What a process and its communicators take of a card before the model is loaded, with its spread."""
     known = profile.constants
+    # Communicators join the ranks of a stage; a pipeline adds one between two.
+    processes = max(workload.tensor_parallel * workload.data_parallel, min(workload.pipeline_parallel, 2))
     small = (device.usable_bytes or 0) < known["small_memory"]
     alone = device.context_bytes or known["context_small" if small else "context_single"]
     each = 0 if small or processes == 1 else known["context_per_rank"]

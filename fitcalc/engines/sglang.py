@@ -51,7 +51,7 @@ def prepare(model: ModelSpec, scheme: Scheme, machine: Machine, workload: Worklo
     settings = sglang_start.settings_of(model, devices, asked, profile)
     seats = served.seats_of(model, scheme, asked, profile, types, elem_bytes)
     cards = tuple(
-        _card(scheme, machine, profile, device, number // asked.tensor_parallel % len(seats), seats, asked.ranks)
+        _card(scheme, machine, profile, device, number // asked.tensor_parallel % len(seats), seats, asked)
         for number, device in enumerate(devices)
     )
     whole = served.whole_cells(model, types, profile)
@@ -76,11 +76,11 @@ def _card(
     device: Device,
     stage: int,
     seats: tuple[Seat, ...],
-    ranks: int,
+    asked: Workload,
 ) -> Card:
     """The terms of one rank that are fixed, and what is free before loading."""
     others = machine.gpu_used_bytes
-    context = served.context_term(profile, device, ranks)
+    context = served.context_term(profile, device, asked)
     loaded = spread(profile, "runtime", "loading", "what loading leaves beside the tensors")
     terms = (
         served.weights_term(scheme, profile, seats[stage].weights),

@@ -48,8 +48,8 @@ def with_experts(workload: Workload) -> Workload:
     if degree in (0, 1):
         return workload
     if degree != ranks:
-        hint = f"give ep_size {ranks}, or leave it out to divide each expert's width"
-        raise RequestError(f"ep_size {degree}: only all {ranks} ranks together are modelled", hint=hint)
+        hint = f"with {ranks} ranks give ep_size {ranks}, or leave it out to divide each expert's width"
+        raise RequestError(f"ep_size {degree}: fitcalc divides whole experts over all ranks or over none", hint=hint)
     return replace(workload, expert_parallel=True)
 
 

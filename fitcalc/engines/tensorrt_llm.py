@@ -90,7 +90,7 @@ def _card(plan: Prepared, device: Device, stage: int) -> Card:
     terms = (
         served.weights_term(plan.scheme, profile, seat.weights),
         served.forward_term(plan.model, profile, seat, tokens, rows, plan.elem_bytes),
-        served.context_term(profile, device, plan.workload.ranks),
+        served.context_term(profile, device, plan.workload),
         spread(profile, "runtime", "workspaces", "workspaces and buffers outside PyTorch"),
         *((fixed("desktop", others, "exact", note="held by others"),) if others else ()),
     )

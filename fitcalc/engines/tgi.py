@@ -70,7 +70,7 @@ def prepare(model: ModelSpec, scheme: Scheme, machine: Machine, workload: Worklo
         model, scheme, machine, asked, profile, asked.options, seats, (),
         served.whole_cells(model, types, profile), elem_bytes, settings,
     )  # fmt: skip
-    return replace(plan, cards=tuple(_card(plan, seats[0], device, len(devices)) for device in devices))
+    return replace(plan, cards=tuple(_card(plan, seats[0], device) for device in devices))
 
 
 def _block_tokens(model: ModelSpec, devices: tuple[Device, ...], profile: EngineProfile) -> int:
@@ -110,7 +110,7 @@ def _tokens_by_memory(model: ModelSpec, devices: tuple[Device, ...], share: floa
     return room // each if room >= 0 and each else None
 
 
-def _card(plan: Prepared, seat: Seat, device: Device, ranks: int) -> Card:
+def _card(plan: Prepared, seat: Seat, device: Device) -> Card:
     """All terms of one rank but what the requests take."""
     profile, settings, others = plan.profile, plan.settings, plan.machine.gpu_used_bytes
     total = device.usable_bytes or 0
@@ -130,7 +130,7 @@ def _card(plan: Prepared, seat: Seat, device: Device, ranks: int) -> Card:
     terms = (
         served.weights_term(plan.scheme, profile, seat.weights),
         served.forward_term(plan.model, profile, seat, settings.prefill_tokens, 1, plan.elem_bytes),
-        served.context_term(profile, device, ranks),
+        served.context_term(profile, device, plan.workload),
         spread(profile, "runtime", "workspaces", "workspaces of attention and of matrix libraries"),
         graphs,
         reserve,
