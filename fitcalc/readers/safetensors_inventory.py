@@ -18,6 +18,7 @@ _OF_HIDDEN = (
     "attn_q", "attn_k", "attn_v", "attn_qkv", "mlp_gate", "mlp_up", "mlp_gate_up", "shared_gate", "shared_up",
     "shared_gate_up", "expert_gate", "expert_up", "expert_gate_up", "ssm_in",
 )  # fmt: skip
+_INTEGERS = ("i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8", "bool")
 _NO_LAYER = -1
 
 
@@ -113,9 +114,9 @@ def _tensor(template: str, shape: tuple[int, ...], layout: Format, layers: tuple
     role, split, part, is_buffer = meaning_of(template, len(shape))
     is_linear = len(shape) == 2 and role not in ("embedding", "position_embedding", "token_type_embedding", "bias",
                                                  "router_bias", "norm", "vector", "ssm_a", "ssm_d")  # fmt: skip
-    integers = layout.id in ("i64", "i32", "u8", "i16", "bool", "u32", "u64", "u16", "i8")
+    is_index = layout.id in _INTEGERS and not (is_linear and template.endswith(".weight"))
     return Tensor(
-        template, role, shape, layers, copies, copies, split, part, is_buffer=is_buffer or integers,
+        template, role, shape, layers, copies, copies, split, part, is_buffer=is_buffer or is_index,
         is_linear=is_linear, stored=layout,
     )  # fmt: skip
 
