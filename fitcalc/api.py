@@ -289,6 +289,7 @@ def _notes(request: Request, case: judge.Case, asked_quant: str | None, *, hoste
     if limit and request.context_tokens > limit:
         notes.append(f"{request.context_tokens:,} tokens is beyond the model's own limit of {limit:,}")
     own = spec.quant.scheme if spec.quant else None
+    notes += [_spelled(asked_quant)] if asked_quant and _spelled(asked_quant) else []
     if asked_quant and spec.container == "gguf" and case.scheme.kind != "file":
         notes.append(f"the file is in {own}; {case.scheme.name} is computed as if made from 16 bit, for another file")
     elif asked_quant and own and case.scheme.id != own and case.scheme.kind != "gguf":
@@ -298,3 +299,12 @@ def _notes(request: Request, case: judge.Case, asked_quant: str | None, *, hoste
     if hosted and machine.ram_bytes is None:
         notes.append("host RAM is not known (--ram): the host's share is shown and does not decide")
     return [*notes, *division_notes(case, request), *case.engine.notes(case.prepared)]
+
+
+def _spelled(quant: str) -> str:
+    """What a name of a quantization that could mean several is taken as; '' for a plain one."""
+    try:
+        return catalog.resolve("quant", quant).note
+    except UnknownNameError:
+        # A name with a group size of its own.
+        return ""

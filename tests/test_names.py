@@ -279,3 +279,37 @@ def test_every_id_resolves_to_itself() -> None:
 def test_unknown_kind() -> None:
     with pytest.raises(ProfileError, match="no such kind"):
         catalog.resolve("planets", "mars")
+
+
+@pytest.mark.parametrize(
+    ("spelling", "quant"),
+    [
+        *((name, "q4_k_m") for name in ("Q4_K_M", "q4km", "4_k_m", "q4-k-m", "Q4_K", "gguf-q4_k_m", "i1-Q4_K_M")),
+        *((name, "q8_0") for name in ("Q8_0", "Q80", "q8", "8_0")),
+        *((name, "fp16") for name in ("f16", "gguf-f16", "fp16-gguf")),
+        *((name, "iq4_xs") for name in ("IQ4XS", "iq4-xs")),
+        *((name, "q2_k_l") for name in ("Q2_K_L", "q2kl")),
+        *((name, "q5_k_s") for name in ("5_k_s", "Q5KS")),
+        *((name, "q6_k") for name in ("Q6K", "q6", "6_k")),
+    ],
+)
+def test_spellings_of_gguf_types(spelling: str, quant: str) -> None:
+    found = catalog.resolve("quant", spelling)
+    assert (found.id, found.note) == (quant, "")
+
+
+@pytest.mark.parametrize(
+    ("spelling", "quant"),
+    [("q4", "q4_k_m"), ("Q5", "q5_k_m"), ("q3", "q3_k_m"), ("q2", "q2_k"), ("IQ4", "iq4_xs"), ("4bit", "int4")],
+)
+def test_spellings_that_could_mean_several_say_so(spelling: str, quant: str) -> None:
+    found = catalog.resolve("quant", spelling)
+    assert found.id == quant
+    assert "taken as" in found.note
+
+
+@pytest.mark.parametrize("spelling", ["UD-Q4_K_XL", "Q4_K_XL", "bpw4", "q7", "q4_0_4_4"])
+def test_spellings_without_a_recipe_are_refused(spelling: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        catalog.resolve("quant", spelling)
+    assert caught.value.suggestions

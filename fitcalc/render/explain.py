@@ -19,6 +19,10 @@ def explain_text(report: FitReport) -> str:
         if key not in seen:
             seen.add(key)
             lines += _device(device)
+    lines.append(
+        f"checkpoint = {report.checkpoint_bytes:,} B: tensors exactly; "
+        "the header (names, vocabulary) is estimated unless the file itself was read"
+    )
     lines += [f"model: {report.model['source']}"] if report.model.get("source") else []
     return "\n".join(lines)
 
