@@ -67,11 +67,18 @@ def _cards(gpu: str | Sequence[str] | None) -> tuple[list[Device], list[str], No
 
 
 def cards_per_node(device: Device, count: int) -> int:
-    """Cards in each of equal nodes that so many of a card are built into; 0 where they are in one host."""
+    """Cards in each of equal nodes that so many of a card are built into; 0 where they are in one host.
+
+    Raises RequestError for a number that equal nodes of two and more cannot have.
+    """
     most = device.node_cards
     if not most or count <= most:
         return 0
-    return count // next(nodes for nodes in range(2, count + 1) if count % nodes == 0 and count // nodes <= most)
+    each = next(cards for cards in range(most, 0, -1) if count % cards == 0)
+    if each == 1:
+        hint = f"give a multiple of {most}, such as {device.id}:{count - count % most}"
+        raise RequestError(f"{count} × {device.name} do not fill equal nodes of up to {most} cards", hint=hint)
+    return each
 
 
 def with_cards(machine: Machine, device: Device, count: int) -> Machine:

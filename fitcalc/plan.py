@@ -16,6 +16,7 @@ from fitcalc.engines.options import has_options
 from fitcalc.errors import FitcalcError, RequestError, UnknownNameError, UnsupportedModelError
 from fitcalc.frozen import dataclass
 from fitcalc.machine import machine_label
+from fitcalc.quantization import file_scheme
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Machine
 from fitcalc.spec.model import ModelSpec
@@ -66,7 +67,7 @@ def engine_ids(model: ModelSpec, scheme: Scheme, machine: Machine) -> tuple[str,
     """Engines for a scheme in the order of preference; the scheme's own list bounds it."""
     if model.kind != "decoder":
         order: tuple[str, ...] = ("transformers", "llama.cpp")
-    elif scheme.kind == "gguf":
+    elif scheme.method == "gguf":
         order = ("llama.cpp",)
     elif scheme.kind == "float":
         order = ("vllm", "llama.cpp") if serves_safetensors(machine) else ("llama.cpp", "vllm")
@@ -154,7 +155,11 @@ def division_notes(case: verdict.Case, request: Request) -> Iterator[str]:
             f"all weights{shared}"
         )
     if taken.ranks > machine.node_cards > 0 and case.profile.splits_tensors:
-        yield "on Kubernetes one LeaderWorkerSet group runs these commands: a leader pod for the first node, workers"
+        nodes = -(-taken.ranks // machine.node_cards)
+        yield (
+            f"on Kubernetes a LeaderWorkerSet group of {nodes} pods runs these commands: its leader the first node's, "
+            "its workers the others'"
+        )
 
 
 def case_with(request: Request, scheme: Scheme, engine: EngineProfile) -> verdict.Case | str:
@@ -196,7 +201,7 @@ def required_case(request: Request, scheme: Scheme) -> verdict.Case:
     found = case_for(request, scheme)
     if not isinstance(found, str):
         return found
-    offered = (catalog.load_scheme(row.id) for row in candidates(request))
+    offered = (scheme_of(request.model, row.id) for row in candidates(request))
     runs = [other.id for other in offered if not isinstance(case_for(request, other), str)]
     ways = _other_divisions(request, scheme)
     if ways:
@@ -218,7 +223,7 @@ def _other_divisions(request: Request, scheme: Scheme) -> tuple[str, ...]:
 def nothing_runs(request: Request, reason: str = "") -> FitcalcError:
     """Why there is no plan at all: the user's own options speak against it, or no engine is modelled for the device."""
     if not reason:
-        reasons = (case_for(request, catalog.load_scheme(row.id)) for row in candidates(request))
+        reasons = (case_for(request, scheme_of(request.model, row.id)) for row in candidates(request))
         reason = next((found for found in reasons if isinstance(found, str)), "")
     degrees = (request.tensor_parallel, request.pipeline_parallel, request.data_parallel, request.expert_parallel)
     stated = request.engine or any(degrees) or request.kv_dtype
@@ -242,11 +247,21 @@ def native_scheme_id(model: ModelSpec) -> str:
     return model.quant.scheme if model.quant else model.dtype
 
 
+def scheme_of(model: ModelSpec, scheme_id: str) -> Scheme:
+    """The scheme of an id; the one that a GGUF file is in means its own types, tensor by tensor."""
+    own = file_scheme(model)
+    return own if own is not None and own.id == scheme_id else catalog.load_scheme(scheme_id)
+
+
 def named_scheme(model: ModelSpec, name: str) -> Scheme:
     """The scheme of a name; a name that covers the checkpoint's own (fp8 for fp8-block) means that one."""
+    own, stored = model.quant.scheme if model.quant else "", file_scheme(model)
+    if stored is not None and name.strip().lower() == own:
+        return stored
     scheme = catalog.load_scheme(name)
-    own = model.quant.scheme if model.quant else ""
-    return catalog.load_scheme(own) if own.startswith(f"{scheme.id}-") else scheme
+    if stored is not None and scheme.id == own:
+        return stored
+    return catalog.load_scheme(own) if stored is None and own.startswith(f"{scheme.id}-") else scheme
 
 
 def candidates(request: Request) -> tuple[QuantRow, ...]:
@@ -254,9 +269,12 @@ def candidates(request: Request) -> tuple[QuantRow, ...]:
 
     One 16-bit entry (the model's own type), the checkpoint's own scheme, and those of the engine that the machine is
     for: safetensors formats on serving GPUs, GGUF elsewhere, what quantizes at load for encoders. Below 4 bits serving
-    GPUs get GGUF too.
+    GPUs get GGUF too. A GGUF file is what it is.
     """
     model = request.model
+    stored = file_scheme(model)
+    if stored is not None:
+        return (QuantRow(stored.id, stored.kind, stored.bits, stored.quality_rank, False, False, stored.method),)
     native, sixteen = native_scheme_id(model), _half_type(model, request.machine)
     wanted = _wanted_kinds(request)
     below = "gguf" if "linear" in wanted and request.engine is None and model.kind == "decoder" else ""
@@ -273,6 +291,13 @@ def candidates(request: Request) -> tuple[QuantRow, ...]:
     first = {native, *(scheme.id for scheme in chosen if _is_twin(scheme, native))}
     chosen.sort(key=lambda scheme: (scheme.id not in first, *preference(scheme)))
     return tuple(chosen)
+
+
+def smaller_rows(request: Request, scheme: Scheme) -> list[QuantRow]:
+    """Quantizations below a scheme; below a GGUF file's own those of other files that may be had of the model."""
+    others = (row for row in catalog.quant_rows().values() if row.method == "gguf" and _usual(row))
+    rows = sorted(others, key=preference) if file_scheme(request.model) else candidates(request)
+    return [row for row in rows if preference(row) > preference(scheme)]
 
 
 def _wanted_kinds(request: Request) -> tuple[str, ...]:

@@ -68,6 +68,10 @@ def test_equal_nodes_hold_all_cards(count: int, most: int) -> None:
     import dataclasses
 
     card = dataclasses.replace(catalog.load_device("h100-sxm"), node_cards=most)
+    if count > most and not any(count % each == 0 for each in range(2, most + 1)):
+        with pytest.raises(RequestError, match="equal nodes"):
+            cards_per_node(card, count)
+        return
     each = cards_per_node(card, count)
     assert (each == 0) == (count <= most)
     if each:

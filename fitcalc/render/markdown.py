@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tabulate import tabulate
 
+from fitcalc.render.pool import pool_text
 from fitcalc.render.text import layer_words
 from fitcalc.spec.report import FitReport, Recommendation
 from fitcalc.units import format_gib
@@ -40,6 +41,8 @@ def report_markdown(report: FitReport) -> str:
         ["most requests", f"{limits.max_concurrency:,}" if limits.max_concurrency else "–"],
         ["cache per token", f"{report.kv_cache.bytes_per_token:,} B"],
     ]
+    if pool := pool_text(report):
+        rows.append(["pool", pool])
     placed = layer_words(report)
     if placed:
         rows.append(["layers", placed])
