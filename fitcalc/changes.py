@@ -20,7 +20,7 @@ from fitcalc.choice import (
 )
 from fitcalc.engines.base import kv_block
 from fitcalc.machine import machine_label, with_cards
-from fitcalc.plan import Request, candidates, case_for, preference, runs_gguf
+from fitcalc.plan import Request, candidates, case_for, preference, runs_gguf, smaller_rows
 from fitcalc.quantization import weights_bytes
 from fitcalc.spec.hardware import Device
 from fitcalc.spec.quant import Scheme
@@ -122,8 +122,7 @@ def rest_in_ram(request: Request, case: Case) -> Iterator[Alternative]:
 
 def other_quant(request: Request, case: Case) -> Iterator[Alternative]:
     """The best quantization below the one asked for that fits."""
-    mine = preference(case.scheme)
-    hit = first_fit(request, [row for row in candidates(request) if preference(row) > mine])
+    hit = first_fit(request, smaller_rows(request, case.scheme))
     if hit is not None:
         saved = _weights(request, case) - _weights(request, hit)
         engine = "" if hit.profile.id == case.profile.id else f" with {hit.profile.name}"

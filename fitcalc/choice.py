@@ -12,7 +12,7 @@ from fitcalc.catalog import QuantRow
 from fitcalc.errors import UnknownNameError
 from fitcalc.frozen import dataclass
 from fitcalc.machine import device_counts
-from fitcalc.plan import LEAST_BITS, Request, candidates, case_for, runs_gguf
+from fitcalc.plan import LEAST_BITS, Request, candidates, case_for, runs_gguf, scheme_of
 from fitcalc.quantization import weights_bytes
 from fitcalc.spec.hardware import Machine
 from fitcalc.spec.report import Alternative, QuantChoice, Verdict
@@ -35,7 +35,7 @@ class Looked:
 def look_at(request: Request, row: QuantRow) -> Looked | None:
     """Evaluate a quantization under the request; None where no engine runs it there."""
     try:
-        case = case_for(request, catalog.load_scheme(row.id))
+        case = case_for(request, scheme_of(request.model, row.id))
     except UnknownNameError:
         # An option or KV type that no engine of this quantization has; the request's own check names it.
         return None
@@ -106,11 +106,11 @@ def _nearest(usual: list[Looked]) -> Looked | None:
 def first_fit(request: Request, rows: Iterable[QuantRow]) -> Case | None:
     """The first of the quantizations, best first, that fits with 3 bits or more; None when none does."""
     usual = [row for row in rows if row.bits >= LEAST_BITS]
-    smallest = case_for(request, catalog.load_scheme(usual[-1].id)) if usual else ""
+    smallest = case_for(request, scheme_of(request.model, usual[-1].id)) if usual else ""
     if not isinstance(smallest, str) and not fits_as_asked(request, smallest):
         return None
     for row in usual:
-        case = case_for(request, catalog.load_scheme(row.id))
+        case = case_for(request, scheme_of(request.model, row.id))
         if not isinstance(case, str) and fits_as_asked(request, case):
             return case
     return None

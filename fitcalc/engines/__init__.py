@@ -29,11 +29,18 @@ def refusal(
     """
     return (
         contradiction(workload, profile)
+        or _unread_file(profile, model)
         or _unsupported_quantization(profile, scheme)
         or _unsupported_device(profile, scheme, machine)
         or _undivided(profile, machine, workload)
         or load(profile).refusal(model, scheme, machine, workload, profile)
     )
+
+
+def _unread_file(profile: EngineProfile, model: ModelSpec) -> str | None:
+    if model.container and model.container not in profile.quant_kinds:
+        return f"{profile.name} does not read {model.container.upper()} files: llama.cpp and Ollama run {model.name}"
+    return None
 
 
 def _unsupported_quantization(profile: EngineProfile, scheme: Scheme) -> str | None:

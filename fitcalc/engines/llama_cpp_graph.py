@@ -51,11 +51,11 @@ def cache_widths(model: ModelSpec, layer: CacheLayer, *, latent_cache: bool) -> 
     return keys, max(tensor.shape[-1] for tensor in model.tensors if tensor.role == "attn_o")
 
 
-def graph_of(model: ModelSpec, mlp_buffers: int, *, windowed: bool, latent_cache: bool) -> Graph:
+def graph_of(model: ModelSpec, mlp_buffers: int, *, windowed: bool, latent_cache: bool, fused: bool) -> Graph:
     """The graph of a model.
 
     `mlp_buffers` is the number of MLP-wide tensors alive at once; `windowed` says that layers with a window have a
-    cache of their own, `latent_cache` that latent attention runs on its latents.
+    cache of their own, `latent_cache` that latent attention runs on its latents, `fused` that the file holds Q, K and V as one matrix.
     """
     tensors = [tensor for tensor in model.tensors if tensor.part in TEXT_PARTS]
     hidden = model.hidden
@@ -63,7 +63,6 @@ def graph_of(model: ModelSpec, mlp_buffers: int, *, windowed: bool, latent_cache
     latent = latent_cache and any(layer.kind == "mla" for layer in attending)
     widths = [cache_widths(model, layer, latent_cache=latent_cache) for layer in attending]
     query = 0 if latent else max((layer.key_dim for layer in attending), default=0) * model.heads
-    fused = any(tensor.role == "attn_qkv" for tensor in tensors)
     key, value = (max(column, default=0) for column in (zip(*widths, strict=True) if widths else ((), ())))
     kinds = {windowed and layer.kind in _WINDOWED for layer in attending}
     mlp = _mlp_width(model, tensors, mlp_buffers)
@@ -127,9 +126,12 @@ def _attention_width(model: ModelSpec, query: int, fused_value: int) -> int:
 
 def _recurrent_width(model: ModelSpec, tensors: list[Tensor]) -> int:
     """Recurrent layers: input projections before and after the convolution, and the output beside the hidden state."""
-    inputs = sum(t.shape[0] for t in tensors if t.is_linear and t.role in ("ssm_in", "linear_in"))
-    names = len({t.layers for t in tensors if t.is_linear and t.role in ("ssm_in", "linear_in")})
-    return 2 * inputs // names + 3 * model.hidden if names else 0
+    inputs: dict[int, int] = {}
+    for tensor in tensors:
+        if tensor.is_linear and tensor.role in ("ssm_in", "linear_in"):
+            for layer in tensor.layers:
+                inputs[layer] = inputs.get(layer, 0) + tensor.shape[0]
+    return 2 * max(inputs.values()) + 3 * model.hidden if inputs else 0
 
 
 def _kept_width(model: ModelSpec, tensors: list[Tensor], fused: bool, latent: bool) -> int:

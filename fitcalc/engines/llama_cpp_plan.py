@@ -67,7 +67,11 @@ def prepare(model: ModelSpec, scheme: Scheme, machine: Machine, workload: Worklo
         workload=workload,
         settings=settings,
         graph=graph_of(
-            model, profile.constants["mlp_buffers"], windowed=rules.window_cache, latent_cache=rules.latent_cache
+            model,
+            profile.constants["mlp_buffers"],
+            windowed=rules.window_cache,
+            latent_cache=rules.latent_cache,
+            fused=any(e.tensor.role == "attn_qkv" and e.tensor.name.endswith("attn_qkv.weight") for e in stored),
         ),
         stored=stored,
         rules=rules,

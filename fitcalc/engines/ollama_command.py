@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,10 +22,10 @@ def start(prepared: Any, plan: Any, context_tokens: int, concurrency: int) -> st
     if tag and not parameters:
         environment = (f"OLLAMA_CONTEXT_LENGTH={context_tokens}", *environment)
         return f"{_served(environment)}\nollama run {tag}"
-    name = f"{prepared.model.id}-{prepared.scheme.id}"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{prepared.model.id}-{prepared.scheme.id}")
     lines = (*_sources(prepared, plan, tag), f"PARAMETER num_ctx {context_tokens}", *parameters)
     # Not a here-document: its end is not found where a report indents the lines.
-    written = " \\\n".join(("printf '%s\\n' > Modelfile", *(f"  '{line}'" for line in lines)))
+    written = " \\\n".join(("printf '%s\\n' > Modelfile", *(f"  {shlex.quote(line)}" for line in lines)))
     return f"{_served(environment)}\n{written}\nollama create {name}\nollama run {name}"
 
 
@@ -59,6 +61,7 @@ def _sources(prepared: Any, plan: Any, tag: str) -> Iterator[str]:
         # A repository's mmproj file is loaded with the model.
         yield f"FROM hf.co/{published}"
     else:
-        yield f"FROM ./{file_name(model, scheme)}"
+        file = file_name(model, scheme)
+        yield f"FROM {file}" if file.startswith(("/", ".")) else f"FROM ./{file}"
         if plan.settings.towers:
             yield f"FROM ./<mmproj-{model.id}.gguf>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fitcalc.quantization.as_stored import as_stored
 from fitcalc.quantization.checkpoint import checkpoint_bytes
+from fitcalc.quantization.file_types import assign_file, file_scheme
 from fitcalc.quantization.gguf_tensors import assign_gguf, gguf_architecture
 from fitcalc.quantization.linear_layers import assign_linear, is_own, obeyed
 from fitcalc.quantization.stored import Stored, stored_bytes, total_bytes
@@ -15,6 +16,7 @@ __all__ = [
     "assign",
     "assign_gguf",
     "checkpoint_bytes",
+    "file_scheme",
     "gguf_architecture",
     "is_own",
     "obeyed",
@@ -34,6 +36,8 @@ def assign(model: ModelSpec, scheme: Scheme, *, gguf: bool = False, imatrix: boo
     and exceptions. Multi-token-prediction layers are not loaded. Raises UnsupportedModelError where the layout of a
     family or of a mixed checkpoint is not known.
     """
+    if scheme.kind == "file":
+        return assign_file(model)
     if gguf or scheme.kind == "gguf":
         return assign_gguf(model, scheme, imatrix=imatrix)
     loaded = [tensor for tensor in model.tensors if tensor.part != "mtp"]

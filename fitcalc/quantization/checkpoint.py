@@ -27,6 +27,8 @@ def checkpoint_bytes(model: ModelSpec, scheme: Scheme, *, gguf: bool = False, im
     Files that were read have the size they have. A safetensors checkpoint also holds multi-token-prediction layers and,
     for some models, a copy of a tied head.
     """
+    if scheme.kind == "file" and model.file_bytes is not None:
+        return model.file_bytes
     if gguf or scheme.kind == "gguf":
         stored = assign_gguf(model, scheme, imatrix=imatrix, mtp=True)
         header: int = round_up(gguf_header_bytes(model, scheme, stored), 32)

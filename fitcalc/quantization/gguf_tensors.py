@@ -61,7 +61,7 @@ _FULL_PRECISION = (
 )  # fmt: skip
 """Roles that the converter stores in 32 bit and the quantizer leaves alone."""
 
-_LEFT_ALONE = ("altup", "laurel", "per_layer_model_projection")
+_LEFT_ALONE = ("altup", "laurel", "per_layer_model_proj")
 """Names of small matrices that keep the 16-bit type of the source file."""
 
 _PARTS = ("text", "encoder", "other")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from itertools import repeat
+from operator import length_hint
 from struct import Struct, error
 from typing import Any, BinaryIO, NamedTuple
 
@@ -152,14 +153,14 @@ class _Cursor:
         unpack, left = _U64.unpack_from, count
         while left:
             self._load(min(_U64.size, self.left() + 1))
-            window, at = self._window, 0
+            window, at, rest = self._window, 0, repeat(None, left)
             try:
-                for _ in repeat(None, left):
-                    at += _U64.size + unpack(window, at)[0]
-                    left -= 1
+                for _ in rest:
+                    at += unpack(window, at)[0] + 8
+                left = 0
             except (error, OverflowError):
                 # The next length lies beyond the window.
-                pass
+                left = length_hint(rest) + 1
             self.skip(at, what)
 
 
@@ -321,7 +322,7 @@ SizeOf = Callable[[TensorEntry], int]
 
 
 def check_data(header: Header, size_of: SizeOf) -> None:
-    """Hold the places of the tensors against each other and the file; ModelFileError says how many bytes are missing."""
+    """Hold the tensors' places against each other and the file; ModelFileError says how many bytes are missing."""
     end, before = 0, ""
     for entry in sorted(header.tensors, key=lambda tensor: tensor.offset):
         if entry.offset < end:

@@ -178,6 +178,8 @@ class ModelSpec:
     at_least: ModelSpec | None = None
     """Where `unknowns` leave a range this inventory is its upper end and `at_least` the model at its lower end; None:
     what is unknown has no bound."""
+    container: Literal["", "gguf"] = ""
+    """gguf: these are the tensors of a GGUF file, which other engines than those of its world do not read."""
 
     @property
     def params_total(self) -> int:
