@@ -146,6 +146,9 @@ def _no_model(path: str, names: Sequence[str], folders: Sequence[str], pickled: 
     if pickled:
         hint = "pickled weights are never opened; put the model's config.json beside them, or use safetensors"
         return ModelFileError(f"{path}: only {pickled[0]}, and no config.json", hint=hint)
+    if not names and not folders and os.listdir(path):
+        hint = "was the download interrupted, or the folder copied without what it links to?"
+        return ModelFileError(f"{path}: only links to files that are not there", hint=hint)
     if not names and not folders:
         return ModelFileError(f"{path}: the folder is empty", hint="was the download interrupted?")
     return ModelFileError(

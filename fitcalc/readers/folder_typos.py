@@ -11,7 +11,7 @@ _KNOWN = (
     "num_key_value_heads", "vocab_size", "head_dim", "tie_word_embeddings", "max_position_embeddings",
     "sliding_window", "num_local_experts", "num_experts_per_tok", "quantization_config", "torch_dtype",
 )  # fmt: skip
-_ANOTHER_KEY = ("num_experts_per_token", "dtype", "head_dims", "hidden_sizes", "n_head_dim")
+_ANOTHER_KEY = ("num_experts_per_token", "num_position_embeddings", "head_dims", "hidden_sizes")
 """Keys of real configurations that only look like one of the known ones."""
 _ALIKE = 0.9
 _MOST_KEYS, _LONGEST_KEY = 2000, 64
