@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from fitcalc import catalog, engines, verdict
 from fitcalc.catalog import QuantRow
+from fitcalc.drafts import draft_of
 from fitcalc.engines.options import has_options
 from fitcalc.errors import FitcalcError, RequestError, UnknownNameError, UnsupportedModelError
 from fitcalc.frozen import dataclass
@@ -86,6 +87,7 @@ def workloads(request: Request, engine: EngineProfile) -> Iterator[Workload]:
     base = Workload(
         request.context_tokens, request.concurrency, request.kv_dtype, request.tensor_parallel or 1,
         request.pipeline_parallel or 1, request.options, request.data_parallel or 1, bool(request.expert_parallel),
+        draft_of(request.options) if request.options else None,
     )  # fmt: skip
     cards = len(request.machine.gpus) // base.data_parallel
     if not engine.splits_tensors or cards < 2:

@@ -27,7 +27,7 @@ import serving
 
 RECORDS = Path(__file__).parent / "records" / "engine_outcomes.jsonl"
 WORKED = "started"
-OPTIONS = (*serving.OPTIONS, "limit_mm_per_prompt")
+OPTIONS = (*serving.OPTIONS, "language_model_only")
 
 
 class Outcome(NamedTuple):

@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from fitcalc import catalog
-from fitcalc.engines import transformers, vllm
+from fitcalc.engines import transformers, vllm, vllm_terms
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.workload import Workload
 from fitcalc.units import GIB
@@ -26,6 +26,8 @@ RECORDS = Path(__file__).parent / "records" / "serving.jsonl"
 VERSIONS = ((0.21, "vllm"), (0.17, "vllm-0.19"), (0.09, "vllm-0.11"), (0.0, "vllm-0.8"))
 OPTIONS = ("gpu_memory_utilization", "max_num_seqs", "max_num_batched_tokens", "enforce_eager")
 KV_TYPES = {"auto": "", "fp8": "fp8", "fp8_e5m2": "fp8", "fp8_e4m3": "fp8", "int8": "int8"}
+LINKED = re.compile(r"\b(A100|H100|H200|H20|B200|V100)\b(?!.*PCIe)")
+"""Cards that servers join by NVLink."""
 Row = tuple[str, float, float, float, float]
 """(quantity, estimate, low, high, truth), in GiB or tokens."""
 
@@ -38,6 +40,8 @@ class Error(NamedTuple):
     estimate: float
     truth: float
     record: dict[str, Any]
+    width: float
+    """Of the interval, as a share of the estimate."""
 
 
 def records() -> list[dict[str, Any]]:
@@ -60,7 +64,9 @@ def prepared_of(record: dict[str, Any]) -> Any:
     """vLLM's plan for the record's card, division and options."""
     profile = catalog.load_engine(engine_id(record))
     total = round(record.get("gpu_total_gib", 80.0) * GIB)
-    card = Device("card", record.get("gpu", "card"), "nvidia", "gpu", "datacenter", total, total)
+    name = record.get("gpu", "card")
+    linked = 1.0 if LINKED.search(name) else None
+    card = Device("card", name, "nvidia", "gpu", "datacenter", total, total, nvlink_bytes_per_s=linked)
     ranks, stages = record.get("tensor_parallel") or 1, record.get("pipeline_parallel") or 1
     options = {name: record[name] for name in OPTIONS if record.get(name) is not None}
     if "block_size" in record and engine_id(record) != "vllm":
@@ -102,7 +108,7 @@ def vllm_rows(record: dict[str, Any]) -> Iterator[Row]:
         held = [terms[name] for name in names if name in terms]
         if field == "graphs_gib":
             # In the ledger the spread of graphs counts only as far as it leaves the reserve.
-            held = [vllm.graphs_term(plan.model, plan.profile, plan.options, plan.stages[0].rank)]
+            held = [vllm_terms.graphs_term(plan.model, plan.profile, plan.options, plan.stages[0].rank)]
         yield (
             f"{names[0]} {plan.profile.id}",
             sum(term.bytes for term in held) / GIB,
@@ -110,7 +116,8 @@ def vllm_rows(record: dict[str, Any]) -> Iterator[Row]:
             sum(term.high_bytes for term in held) / GIB,
             record[field],
         )
-    if tokens and layout and "end_to_end" not in left_out and "gpu_memory_utilization" in record:
+    stated = settings_known(record) and "gpu_memory_utilization" in record
+    if tokens and layout and "end_to_end" not in left_out and stated:
         yield "end to end tokens", *end_to_end(plan, entry, layout, context, batch), tokens
 
 
@@ -122,7 +129,7 @@ def settings_known(record: dict[str, Any]) -> bool:
 def end_to_end(plan: Any, entry: Any, layout: Any, context: int, batch: int) -> tuple[float, float, float]:
     """Tokens of the pool: estimate, low, high."""
     card = plan.cards[0]
-    inside = ["weights", "activations", "vision", "runtime"]
+    inside = ["weights", "lora", "draft_model", "activations", "vision", "runtime"]
     inside += ["cuda_graphs"] if plan.profile.constants["graphs_in_budget"] else []
     spent = [term for term in entry.terms if term.name in inside]
     rooms = (
@@ -163,13 +170,15 @@ def measure() -> dict[str, list[Error]]:
             # Logs print two decimals; half of the last one is no error.
             room = 0.005 if truth < 1000 else truth * 1e-4
             inside = low - room <= truth <= high + room
-            found.setdefault(name, []).append(Error(error, inside, estimate, truth, record))
+            found.setdefault(name, []).append(
+                Error(error, inside, estimate, truth, record, (high - low) / max(estimate, 1e-9))
+            )
     return found
 
 
 def main() -> None:
     verbose = "-v" in sys.argv
-    print(f"{'quantity':28} {'n':>4} {'median':>9} {'p90':>9} {'worst':>9} {'bias':>9} {'inside':>7}")
+    print(f"{'quantity':28} {'n':>4} {'median':>9} {'p90':>9} {'worst':>9} {'bias':>9} {'inside':>7} {'width':>6}")
     for name, entries in sorted(measure().items()):
         errors = sorted(abs(entry.error) for entry in entries)
         unit = "GiB" if name.split()[0] in ("activations", "runtime", "cuda_graphs") else "%"
@@ -177,8 +186,10 @@ def main() -> None:
         bias = sum(entry.error for entry in entries) / len(entries)
         inside = sum(entry.inside for entry in entries) / len(entries)
         figures = "".join(f" {value:6.2f} {unit:2}" for value in (median(errors), p90, errors[-1], bias))
-        print(f"{name:28} {len(entries):4}{figures} {inside:6.0%}")
-        for error, _, estimate, truth, record in sorted(entries, key=lambda e: -abs(e.error))[: 6 if verbose else 0]:
+        width = median(entry.width for entry in entries)
+        shown = f" {width:6.1%}" if unit == "%" else ""
+        print(f"{name:28} {len(entries):4}{figures} {inside:6.0%}{shown}")
+        for error, _, estimate, truth, record, _ in sorted(entries, key=lambda e: -abs(e.error))[: 6 if verbose else 0]:
             where = f"{record.get('version', '?')} {record['repo']} tp{record.get('tensor_parallel', '?')}"
             print(f"    {error:+8.2f} {estimate:12.2f} {truth:12.2f}  {where} pp{record.get('pipeline_parallel', '?')}")
 

@@ -63,6 +63,10 @@ def parsed(name: str, value: Any, default: Any) -> Any:
         items = value.split(",") if isinstance(value, str) else list(value)
         pattern = default[0] if default else 0.0
         return tuple(parsed(name, item, pattern) for item in items)
+    if isinstance(value, Mapping):
+        import json
+
+        return json.dumps(value)
     return str(value)
 
 

@@ -31,6 +31,7 @@ class Group:
     block_tokens: int
     page_bytes: int
     window_tokens: int = 0
+    state_blocks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class CacheTypes:
     keeps_windows: bool = True
     index_scale_elems: int = 0
     """Elements of an indexer's keys per 4-byte scale, where the engine keeps them in 8 bit; 0: in the KV type."""
+    state_blocks: int = 1
+    """Blocks of recurrent state per request: one, and one for each token that is proposed ahead."""
 
 
 def _kinds(layer: CacheLayer, layers: int, ranks: int, types: CacheTypes) -> list[Group]:
@@ -95,11 +98,12 @@ def _kinds(layer: CacheLayer, layers: int, ranks: int, types: CacheTypes) -> lis
             state_bytes=_ELEM_BYTES.get(layer.state_dtype, 4),
             requests=1,
         )
-        return [Group("state", 1, layers, block, size)]
+        return [Group("state", 1, layers, block, size, state_blocks=types.state_blocks)]
     latent = layer.latent_elems
     if layer.kind == "compressed":
         window = [Group("sliding", 1, layers, block, page(latent), layer.window_tokens)] if layer.window_tokens else []
-        return [*window, Group("full", 1, layers, block, page(latent + layer.index_elems, layer.compression))]
+        full = Group("full", 1, layers, block, page(latent + layer.index_elems, layer.compression))
+        return [*window, *_waiting(layer, layers, page(latent)), full]
     if layer.kind == "mla":
         if types.index_scale_elems:
             keys = state.index_key_bytes(index_elems=layer.index_elems, scale_elems=types.index_scale_elems)
@@ -110,6 +114,17 @@ def _kinds(layer: CacheLayer, layers: int, ranks: int, types: CacheTypes) -> lis
     if windowed and not types.keeps_windows:
         return [Group("full", 1, layers, block, size)]
     return [Group(layer.kind, 1, layers, block, size, layer.window_tokens)]
+
+
+def _waiting(layer: CacheLayer, layers: int, page: int) -> list[Group]:
+    """32-bit states of tokens that wait to be compressed, as a window of their own whose block fills a page."""
+    if not layer.state_elems:
+        return []
+    # Layers with an index compress overlapping stretches: two of them wait.
+    tokens = layer.compression * (2 if layer.index_elems else 1)
+    each = ceil_div(layer.state_elems, tokens) * _ELEM_BYTES["fp32"]
+    block = max(page // each, 1)
+    return [Group("sliding", 1, layers, block, max(page, each), tokens)]
 
 
 def _merged(groups: Sequence[Group]) -> list[Group]:
@@ -191,7 +206,7 @@ def blocks_of(group: Group, context_tokens: Any, batch_tokens: Any) -> Any:
     """Blocks that one request of `context_tokens` takes of every group of this kind; arrays broadcast."""
     block = group.block_tokens
     if group.kind == "state":
-        return 1
+        return group.state_blocks
     if group.kind == "cross":
         return ceil_div(group.window_tokens or context_tokens, block)
     if group.kind == "sliding":

@@ -49,6 +49,10 @@ class Rank:
     """Formats whose expert kernels want padded shapes."""
     width_step: int = 1
     hidden_step: int = 1
+    keeps_segments: bool = False
+    """The allocator splits no block from 20 MiB on while weights load."""
+    whole_towers: bool = False
+    """Encoders of images and sound are whole on every rank."""
     data_ranks: int = 1
     """Data parallel ranks, which hold everything but the experts; an expert's width is divided over them too."""
 
@@ -117,7 +121,7 @@ def rank_shape(tensor: Tensor, fmt: Format, rank: Rank) -> tuple[int, int, int]:
     if ranks == 1 and tensor.split != "vocab":
         return rows, cols, copies
     if tensor.part in TOWER_PARTS:
-        divided = tensor.is_linear and rows % ranks == 0
+        divided = tensor.is_linear and rows % ranks == 0 and not rank.whole_towers
         return (rows // ranks if divided else rows), cols, copies
     if tensor.split == "vocab":
         rows = split.vocab_share(vocab=rows, step=rank.vocab_step, ranks=ranks)
@@ -158,6 +162,7 @@ def rotary_positions(rope: Rope) -> int:
 
 def rank_weights(model: ModelSpec, stored: Sequence[Stored], rank: Rank, float_bytes: int) -> RankWeights:
     """The weights of one rank. `float_bytes` is an element of the model's compute type (2, or 4 in fp32)."""
+    booked_of = runtime.segment_bytes if rank.keeps_segments else runtime.booked_bytes
     parts: dict[tuple[object, ...], list[int]] = {}
     absorbed = absorbed_booked = quantized = 0
     for entry in stored:
@@ -176,10 +181,10 @@ def rank_weights(model: ModelSpec, stored: Sequence[Stored], rank: Rank, float_b
         if tensor.role == "mla_kv_b":
             half = rows * cols * float_bytes // 2
             absorbed += 2 * half * count
-            absorbed_booked += 2 * runtime.booked_bytes(size_bytes=half) * count
+            absorbed_booked += 2 * booked_of(size_bytes=half) * count
     tensors = sum((values + scales) * count for values, scales, count in parts.values())
     booked = sum(
-        (runtime.booked_bytes(size_bytes=values) + runtime.booked_bytes(size_bytes=scales)) * count
+        (booked_of(size_bytes=values) + booked_of(size_bytes=scales)) * count
         for values, scales, count in parts.values()
     )
     rotary = 0

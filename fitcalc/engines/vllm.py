@@ -7,15 +7,15 @@ pool to spare, and `reserve` is the share of the card that vLLM leaves untouched
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from fitcalc.engines import paged, shards, vllm_start
-from fitcalc.engines.base import DeviceLedger, Pool, context_note, elem_bytes_of, kv_block, spread
+from fitcalc.engines import paged, shards, vllm_start, vllm_terms
+from fitcalc.engines.base import DeviceLedger, Pool, capability, context_note, elem_bytes_of, kv_block
 from fitcalc.engines.division import expert_ranks
 from fitcalc.engines.options import settled
 from fitcalc.engines.paged import CacheTypes, Layout
-from fitcalc.engines.shards import Rank, RankWeights
+from fitcalc.engines.shards import Rank
 from fitcalc.engines.vllm_plan import Card, Prepared, Stage
 from fitcalc.engines.vllm_start import batch_of, command, notes, refusal
 from fitcalc.formulas import runtime, split, state
@@ -29,6 +29,9 @@ from fitcalc.spec.quant import Scheme
 from fitcalc.spec.workload import Workload
 from fitcalc.units import least, most
 
+if TYPE_CHECKING:
+    from fitcalc.engines.vllm_draft import Draft
+
 __all__ = ["Prepared", "command", "kv_cache_bytes", "ledgers", "notes", "pool", "prepare", "refusal"]
 
 
@@ -37,37 +40,66 @@ def prepare(model: ModelSpec, scheme: Scheme, machine: Machine, workload: Worklo
     asked = settled(workload, profile)
     asked = vllm_start.with_experts(asked, asked.options)
     options, elem_bytes = asked.options, elem_bytes_of(scheme)
-    vllm_start.check_options(options)
-    stored = assign(model, scheme)
-    ranks, stages = asked.tensor_parallel, asked.pipeline_parallel
-    types = _cache_types(profile, asked, elem_bytes)
-    held = tuple(
-        _stage(model, stored, _rank(profile, asked, stage, layers), types, elem_bytes)
-        for stage, layers in enumerate(split.stage_ranges(model.layers, stages))
-    )
+    vllm_start.check_options(options, profile)
     devices = machine.gpus[: asked.ranks]
-    utilization = vllm_start.utilization_e4(profile, options, devices, machine.gpu_used_bytes)
-    cards = tuple(
-        _card(model, scheme, machine, profile, options, device, number // ranks % stages, held, utilization, asked)
-        for number, device in enumerate(devices)
+    draft = _draft(model, scheme, asked)
+    stored = _stored(model, _kernel_scheme(scheme, profile, devices), options)
+    types = _cache_types(profile, asked, elem_bytes, draft)
+    held = tuple(
+        _stage(model, stored, _rank(model, profile, asked, stage, layers), types, elem_bytes, draft)
+        for stage, layers in enumerate(split.stage_ranges(model.layers, asked.pipeline_parallel))
     )
+    utilization = vllm_start.utilization_e4(profile, options, devices, machine.gpu_used_bytes)
     requests, batch = vllm_start.batch_limits(profile, options, devices)
-    counts = [len(layer.layers) for layer in model.cache_layers]
-    return Prepared(
-        model, scheme, machine, asked, profile, options, held, cards,
-        paged.layout(model.cache_layers, counts, 1, types), requests, batch, utilization, elem_bytes, asked.ranks,
+    prepared = Prepared(
+        model, scheme, machine, asked, profile, options, held, (), _whole(model, types, draft), requests, batch,
+        utilization, elem_bytes, asked.ranks,
     )  # fmt: skip
+    ranks, stages = asked.tensor_parallel, asked.pipeline_parallel
+    cards = tuple(
+        _card(prepared, device, number // ranks % stages, devices, draft) for number, device in enumerate(devices)
+    )
+    return replace(prepared, cards=cards)
 
 
-def _cache_types(profile: EngineProfile, workload: Workload, elem_bytes: int) -> CacheTypes:
+def _draft(model: ModelSpec, scheme: Scheme, asked: Workload) -> Draft | None:
+    """What proposes tokens, where speculative decoding is asked for."""
+    if not asked.options["speculative_config"]:
+        return None
+    from fitcalc.engines.vllm_draft import draft_of
+
+    return draft_of(model, scheme, asked)
+
+
+def _kernel_scheme(scheme: Scheme, profile: EngineProfile, devices: tuple[Device, ...]) -> Scheme:
+    """The scheme as the cards' kernels keep it: those without Marlin keep zero points and group indices."""
+    needed = tuple(profile.constants["marlin_capability"])
+    have = [capability(device.compute_capability) for device in devices]
+    plain = scheme.loaded is not None and any(own and own < needed for own in have)
+    return replace(scheme, loaded=None) if plain else scheme
+
+
+def _stored(model: ModelSpec, scheme: Scheme, options: dict[str, Any]) -> tuple[Stored, ...]:
+    """The tensors that are loaded: all, or those of the text model."""
+    stored = assign(model, scheme)
+    if not options["language_model_only"]:
+        return stored
+    left_out = (*shards.TOWER_PARTS, "projector")
+    return tuple(entry for entry in stored if entry.tensor.part not in left_out)
+
+
+def _cache_types(profile: EngineProfile, workload: Workload, elem_bytes: int, draft: Draft | None) -> CacheTypes:
     kv_elems, kv_bytes = kv_block(profile, workload.kv_dtype)
     if (workload.kv_dtype or next(iter(profile.kv_types))) == "auto":
         kv_elems, kv_bytes = 1, elem_bytes
     known, block = profile.constants, int(workload.options["block_size"])
-    return CacheTypes(kv_elems, kv_bytes, elem_bytes, block, known["keeps_windows"], known["index_scale_elems"])
+    return CacheTypes(
+        kv_elems, kv_bytes, elem_bytes, block, known["keeps_windows"], known["index_scale_elems"],
+        state_blocks=1 + (draft.tokens if draft else 0),
+    )  # fmt: skip
 
 
-def _rank(profile: EngineProfile, asked: Workload, stage: int, layers: tuple[int, int]) -> Rank:
+def _rank(model: ModelSpec, profile: EngineProfile, asked: Workload, stage: int, layers: tuple[int, int]) -> Rank:
     known, ranks = profile.constants, asked.tensor_parallel
     return Rank(
         ranks=ranks,
@@ -81,136 +113,78 @@ def _rank(profile: EngineProfile, asked: Workload, stage: int, layers: tuple[int
         padded_formats=tuple(known["padded_expert_formats"]),
         width_step=known["expert_width_step"],
         hidden_step=known["expert_hidden_step"] if ranks * asked.data_parallel > 1 else 1,
+        keeps_segments=known["keeps_segments"],
+        whole_towers=model.model_type in known["whole_towers"],
     )
 
 
-def _stage(model: ModelSpec, stored: tuple[Stored, ...], rank: Rank, types: CacheTypes, elem_bytes: int) -> Stage:
+def _stage(
+    model: ModelSpec, stored: tuple[Stored, ...], rank: Rank, types: CacheTypes, elem_bytes: int, draft: Draft | None
+) -> Stage:
     counts = [shards.layers_held(layer.layers, rank) for layer in model.cache_layers]
     weights = shards.rank_weights(model, stored, rank, elem_bytes)
-    return Stage(rank, weights, paged.layout(model.cache_layers, counts, rank.ranks, types))
+    layers = list(model.cache_layers)
+    if draft is not None and rank.is_last:
+        layers += draft.cache_layers
+        counts += [len(layer.layers) for layer in draft.cache_layers]
+    return Stage(rank, weights, paged.layout(layers, counts, rank.ranks, types))
 
 
-def _card(
-    model: ModelSpec,
-    scheme: Scheme,
-    machine: Machine,
-    profile: EngineProfile,
-    options: Mapping[str, Any],
-    device: Device,
-    stage: int,
-    stages: tuple[Stage, ...],
-    utilization: int,
-    asked: Workload,
-) -> Card:
+def _whole(model: ModelSpec, types: CacheTypes, draft: Draft | None) -> Layout | None:
+    """The cache of all layers on one rank."""
+    layers = (*model.cache_layers, *(draft.cache_layers if draft else ()))
+    return paged.layout(layers, [len(layer.layers) for layer in layers], 1, types)
+
+
+def _card(prepared: Prepared, device: Device, stage: int, devices: tuple[Device, ...], draft: Draft | None) -> Card:
     """The fixed terms of one rank and its budget."""
-    known, held = profile.constants, stages[stage]
-    total = device.usable_bytes or 0
-    requested = runtime.requested_bytes(total_bytes=total, utilization_e4=utilization)
+    model, profile, asked = prepared.model, prepared.profile, prepared.workload
+    held, total = prepared.stages[stage], device.usable_bytes or 0
+    requested = runtime.requested_bytes(total_bytes=total, utilization_e4=prepared.utilization_e4)
     context = vllm_start.context_bytes(profile, device, asked.ranks)
-    others = machine.gpu_used_bytes
-    graphs = graphs_term(model, profile, options, held.rank)
-    inside = bool(known["graphs_in_budget"])
+    others = prepared.machine.gpu_used_bytes
+    graphs = vllm_terms.graphs_term(model, profile, prepared.options, held.rank)
+    inside = bool(profile.constants["graphs_in_budget"])
     outside = context + others + (0 if inside else graphs.bytes)
     if not inside:
-        graphs = _absorbed(graphs, total - requested - context - others)
+        graphs = vllm_terms.absorbed(graphs, total - requested - context - others)
     reserve = computed(
         "reserve", runtime.kept_free, "derived", total_bytes=total, requested_bytes=requested, outside_bytes=outside,
-        sources={"requested_bytes": f"gpu_memory_utilization {utilization / 10000:g}"},
+        sources={"requested_bytes": f"gpu_memory_utilization {prepared.utilization_e4 / 10000:g}"},
         note="what vLLM leaves untouched" + ("" if inside else "; CUDA graphs are captured into it"),
     )  # fmt: skip
     terms = (
-        _weights(scheme, profile, held.weights),
+        vllm_terms.weights_term(prepared.scheme, profile, held.weights),
+        *_extras(prepared, held.rank, draft),
         fixed("cuda_context", context, "derived", note=context_note(device, "lives outside vLLM's share")),
         graphs,
-        _runtime(model, profile, asked),
-        *_vision(model, profile),
+        vllm_terms.runtime_term(model, profile, asked, devices),
         *((fixed("desktop", others, "exact", note="held by others"),) if others else ()),
     )
     return Card(device, stage, requested, outside, reserve, terms, requested <= total - context - others)
 
 
-def _weights(scheme: Scheme, profile: EngineProfile, held: RankWeights) -> Term:
-    """Weights, with room above for kernels that repack a format into a larger one."""
-    term = computed(
-        "weights", runtime.rank_weights, "derived", tensor_bytes=held.tensor_bytes, absorbed_bytes=held.absorbed_bytes,
-        rotary_bytes=held.rotary_bytes, booking_bytes=held.booking_bytes,
-        note="tensors of this rank as the engine keeps them, rotary table, allocator's rounding",
-    )  # fmt: skip
-    permille = profile.constants["repacked_permille"].get(scheme.weight.id, 0)
-    if not permille:
-        return term
-    high = term.bytes + held.quantized_bytes * permille // 1000
-    note = "newer kernels repack this format; the high end is the largest seen"
-    return Term(term.name, term.bytes, term.bytes, high, "estimated", term.formula, term.inputs, note)
+def _extras(prepared: Prepared, rank: Rank, draft: Draft | None) -> tuple[Term, ...]:
+    """Adapters and what proposes tokens, where they are asked for."""
+    terms: tuple[Term, ...] = ()
+    if prepared.options["enable_lora"]:
+        from fitcalc.engines.vllm_lora import lora_term
+
+        terms = lora_term(prepared.model, rank, prepared.options)
+    if draft is not None:
+        from fitcalc.engines.vllm_draft import draft_term
+
+        terms = (*terms, *draft_term(draft, rank, prepared.elem_bytes))
+    return terms
 
 
-def graphs_term(model: ModelSpec, profile: EngineProfile, options: Mapping[str, Any], rank: Rank) -> Term:
-    """Captured CUDA graphs of one rank; none when the engine runs eagerly."""
-    known = profile.constants
-    if options["enforce_eager"]:
-        return fixed("cuda_graphs", 0, "exact", note="enforce_eager")
-    base = known["graphs_base"] + (known["graphs_experts"] if model.is_moe else 0)
-    term = computed(
-        "cuda_graphs", runtime.graphs_bytes, "estimated", base_bytes=base, layers=rank.stop - rank.first,
-        layer_bytes=known["graphs_per_layer"], sources={"base_bytes": profile.sources.get("graphs_base", "")},
-    )  # fmt: skip
-    room = known["graphs_spread_experts" if model.is_moe else "graphs_spread"]
-    low, high = max(term.bytes - room["under"], 0), term.bytes + room["over"]
-    return Term(term.name, term.bytes, low, high, "estimated", term.formula, term.inputs)
-
-
-def _absorbed(graphs: Term, room_bytes: int) -> Term:
-    """Graphs captured into the reserve: their spread counts only as far as it leaves the reserve."""
-    excess = [max(size - room_bytes, 0) for size in (graphs.low_bytes, graphs.bytes, graphs.high_bytes)]
-    low, high = graphs.bytes - (excess[1] - excess[0]), graphs.bytes + excess[2] - excess[1]
-    return Term(graphs.name, graphs.bytes, low, high, graphs.basis, graphs.formula, graphs.inputs, graphs.note)
-
-
-def _runtime(model: ModelSpec, profile: EngineProfile, asked: Workload) -> Term:
-    """Memory outside PyTorch: libraries, communicators and their buffers."""
-    # Copies of a dense model do not talk to each other.
-    together = asked.tensor_parallel * (asked.data_parallel if model.is_moe else 1)
-    single = "runtime_pipeline" if asked.pipeline_parallel > 1 else "runtime_single"
-    constant = "runtime_parallel" if together > 1 else single
-    return spread(profile, "runtime", constant, "memory of libraries and communicators outside PyTorch")
-
-
-def _vision(model: ModelSpec, profile: EngineProfile) -> tuple[Term, ...]:
-    """What profiling the encoder of images or sound at its largest item adds."""
-    if not any(tensor.part in shards.TOWER_PARTS for tensor in model.tensors):
-        return ()
-    dynamic = model.rope is not None and model.rope.sectioned
-    constant = "vision_peak_dynamic" if dynamic else "vision_peak"
-    return (spread(profile, "vision", constant, "encoder at its largest item"),)
-
-
-def _activations(prepared: Prepared, stage: Stage, requests: Any, tokens: Any) -> Term:
-    """Peak of the profiling run on the ranks of a stage."""
-    model, known, rank = prepared.model, prepared.profile.constants, stage.rank
-    half = "half_bytes_per_logit_fp32" if prepared.elem_bytes == 4 else "half_bytes_per_logit"
-    workspace = model.is_moe and prepared.scheme.weight.id not in known["formats_without_workspace"]
-    width = model.intermediate or model.shared_intermediate
-    term = computed(
-        "activations",
-        runtime.profile_peak,
-        "estimated",
-        sources={**prepared.profile.sources, "base_bytes": prepared.profile.sources.get("activation_base", "")},
-        note="profiling run: forward pass or sampler, whichever is larger",
-        base_bytes=known["activation_base"],
-        tokens=tokens,
-        elem_bytes=prepared.elem_bytes,
-        matrices=3 if model.gated_mlp else 2,
-        width=split.share(elems=width, ranks=rank.ranks),
-        hidden=model.hidden,
-        half_bytes_per_logit=known[half],
-        requests=requests if rank.is_last else 0,
-        vocab=model.vocab,
-        experts_per_token=model.experts_per_token if workspace else 0,
-        expert_width=split.share(elems=model.moe_intermediate, ranks=rank.width_ranks),
-    )
-    low = most(0, term.bytes - known["activation_under"])
-    high = term.bytes + known["activation_over" if rank.is_last else "activation_over_stage"]
-    return Term(term.name, term.bytes, low, high, "estimated", term.formula, term.inputs, term.note)
+def _peak_terms(prepared: Prepared, stage: Stage, context: Any, requests: Any, tokens: Any) -> tuple[Term, ...]:
+    """Peak of the profiling run on the ranks of a stage: the text model, and the encoder on the first one."""
+    model, profile, elem_bytes = prepared.model, prepared.profile, prepared.elem_bytes
+    text = vllm_terms.activations(model, prepared.scheme, profile, stage.rank, elem_bytes, requests, tokens)
+    if not stage.rank.is_first or prepared.options["language_model_only"]:
+        return (text,)
+    return text, *vllm_terms.vision_term(model, profile, prepared.options, elem_bytes, context, text.bytes)
 
 
 def _cache_terms(stage: Stage, context_tokens: Any, concurrency: Any, batch: Any) -> tuple[Term, ...]:
@@ -234,7 +208,10 @@ def ledgers(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[
     requests, batch, tokens = batch_of(prepared, context_tokens, concurrency)
     own = split.requests_share(requests=concurrency, ranks=prepared.workload.data_parallel)
     moving = [
-        (*_cache_terms(stage, context_tokens, own, batch), _activations(prepared, stage, requests, tokens))
+        (
+            *_cache_terms(stage, context_tokens, own, batch),
+            *_peak_terms(prepared, stage, context_tokens, requests, tokens),
+        )
         for stage in prepared.stages
     ]
     return tuple(

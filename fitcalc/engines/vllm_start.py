@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,13 +17,17 @@ from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.quant import Scheme
 from fitcalc.spec.workload import Workload
-from fitcalc.units import most
+from fitcalc.units import format_gib, most
 
 _DTYPE_FLAGS = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
 
-def check_options(options: Mapping[str, Any]) -> None:
+def check_options(options: Mapping[str, Any], profile: EngineProfile) -> None:
     """Raise RequestError for values that vLLM would refuse."""
+    if options["enable_lora"]:
+        from fitcalc.engines import vllm_lora
+
+        vllm_lora.check_options(options, tuple(profile.constants["lora_ranks"]))
     share = options["gpu_memory_utilization"]
     if not 0 < share <= 1:
         raise RequestError(f"gpu_memory_utilization is {share}", hint="it is a share of the card: above 0, at most 1")
@@ -137,7 +142,23 @@ def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
     parts += ["--enforce-eager"] if prepared.options["enforce_eager"] else []
     if prepared.options["block_size"] != prepared.profile.options["block_size"]:
         parts.append(f"--block-size {prepared.options['block_size']}")
+    parts += _extra_flags(prepared)
     return distributed.vllm_commands(" ".join(parts), prepared.machine, work, prepared.profile)
+
+
+def _extra_flags(prepared: Prepared) -> list[str]:
+    """Flags of adapters, speculative decoding and encoders, where they are asked for."""
+    options, defaults = prepared.options, prepared.profile.options
+    parts = ["--enable-lora"] if options["enable_lora"] else []
+    for name in ("max_loras", "max_lora_rank", "max_cpu_loras") if options["enable_lora"] else ():
+        parts += [f"--{name.replace('_', '-')} {options[name]}"] if options[name] != defaults[name] else []
+    for name in ("fully_sharded_loras", "language_model_only", "skip_mm_profiling"):
+        parts += [f"--{name.replace('_', '-')}"] if options[name] else []
+    if options["speculative_config"]:
+        from fitcalc.engines.vllm_draft import command_text
+
+        parts.append(f"--speculative-config {shlex.quote(command_text(prepared.workload))}")
+    return parts
 
 
 def notes(prepared: Prepared) -> tuple[str, ...]:
@@ -149,6 +170,7 @@ def notes(prepared: Prepared) -> tuple[str, ...]:
         _share_note(prepared),
         _idle_note(prepared),
         _weight_only_note(prepared),
+        _adapters_note(prepared),
     ]
     found += memory_notes(prepared.machine)
     if any(device.kind == "unified" for device in prepared.machine.gpus):
@@ -208,3 +230,12 @@ def _weight_only_note(prepared: Prepared) -> str:
     if not native or not any(own and own < native for own in have):
         return ""
     return f"{prepared.scheme.name} runs weight-only on this card: memory as usual, speed as with 16-bit compute"
+
+
+def _adapters_note(prepared: Prepared) -> str:
+    if not prepared.options["enable_lora"]:
+        return ""
+    from fitcalc.engines.vllm_lora import host_bytes
+
+    size = format_gib(host_bytes(prepared.model, prepared.options))
+    return f"adapters that wait take up to {size} of RAM (max_cpu_loras) on top of what loading takes"

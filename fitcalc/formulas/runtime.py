@@ -11,6 +11,7 @@ GRANULE_BYTES = 512
 LARGE_TENSOR_BYTES = 10 * MIB
 SEGMENT_BYTES = 2 * MIB
 KEPT_TAIL_BYTES = MIB
+UNSPLIT_BYTES = 20 * MIB
 
 
 @formula(
@@ -30,6 +31,14 @@ def booked_bytes(*, size_bytes: Any) -> Any:
     is_large = least(1, counted // LARGE_TENSOR_BYTES)
     is_kept = 1 - least(1, tail // (KEPT_TAIL_BYTES + 1))
     return counted + tail * is_large * is_kept
+
+
+def segment_bytes(*, size_bytes: Any) -> Any:
+    """What the allocator counts for one tensor while blocks from 20 MiB on are never split: whole segments of 2 MiB
+    for those, `booked_bytes` for smaller ones (vLLM loads so: max_split_size_mb 20)."""
+    counted = booked_bytes(size_bytes=size_bytes)
+    is_unsplit = least(1, size_bytes // UNSPLIT_BYTES)
+    return counted + (round_up(size_bytes, SEGMENT_BYTES) - counted) * is_unsplit
 
 
 @formula("tensor_bytes + absorbed_bytes + rotary_bytes + booking_bytes")
@@ -85,6 +94,28 @@ def profile_peak(
     sampler = tokens * hidden * elem_bytes + half_bytes_per_logit * requests * vocab // 2
     workspace = tokens * experts_per_token * elem_bytes * (most(2 * expert_width, hidden) + expert_width)
     return base_bytes + most(forward, sampler) + workspace
+
+
+@formula(
+    "most(items * item_tokens * hidden * elem_bytes,"
+    " items * item_tokens * patches_per_token * patch_widths * width * elem_bytes - text_bytes)"
+)
+def encoder_peak(
+    *,
+    items: Any,
+    item_tokens: Any,
+    patches_per_token: Any,
+    patch_widths: Any,
+    width: Any,
+    hidden: Any,
+    elem_bytes: Any,
+    text_bytes: Any,
+) -> Any:
+    """What an encoder adds to the peak `text_bytes` of a text model that runs after it: its outputs, which stay, or
+    the excess of its own pass, `patch_widths` times its width for every patch."""
+    outputs = items * item_tokens * hidden * elem_bytes
+    own = items * item_tokens * patches_per_token * patch_widths * width * elem_bytes
+    return most(outputs, own - text_bytes)
 
 
 @formula("base_bytes + layers * layer_bytes")

@@ -6,6 +6,8 @@ from dataclasses import field
 from typing import Any
 
 from fitcalc.frozen import dataclass
+from fitcalc.spec.model import ModelSpec
+from fitcalc.spec.quant import Scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Workload:
     """Copies of everything but the routed experts, each with its own cache and its share of the requests."""
     expert_parallel: bool = False
     """Whole experts are divided over the tensor × data parallel ranks, instead of each expert's width."""
+    draft: tuple[ModelSpec, Scheme] | None = None
+    """A model that proposes tokens for this one to check, and how it is stored."""
 
     @property
     def ranks(self) -> int:
