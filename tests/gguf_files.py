@@ -90,7 +90,7 @@ class Gguf:
             parts.append(
                 string(tensor.name) + struct.pack(f"<I{rank}QIQ", rank, *tensor.dimensions, tensor.number, place)
             )
-            offset = -(-(offset + tensor.bytes) // self.alignment) * self.alignment
+            offset = min(-(-(offset + tensor.bytes) // self.alignment) * self.alignment, 2**63)
         return b"".join(parts)
 
     def data_bytes(self) -> int:
@@ -107,7 +107,7 @@ class Gguf:
         with open(path, "wb") as file:
             file.write(header)
             if self.tensors:
-                file.truncate(start + self.data_bytes() - missing)
+                file.truncate(min(start + self.data_bytes() - missing, 2**40))
         return os.fspath(path)
 
 

@@ -29,7 +29,7 @@ _LAYOUTS = {number: Struct(f"<{letter}") for number, letter in _SCALARS.items()}
 _VERSIONS = (2, 3)
 _MOST_KEYS = 2**16
 _MOST_TENSORS = 2**18
-_MOST_STRINGS = 2**24
+_MOST_STRINGS = 2**22
 """Strings of all arrays together; the largest vocabularies have 2^18 tokens and twice as many merges."""
 _LONGEST_KEY_BYTES = 2**16 - 1
 _LONGEST_NAME_BYTES = 63
