@@ -57,6 +57,13 @@ def test_the_command_names_the_folder_as_it_was_given(tmp_path: Path, monkeypatc
     assert report.recommendation.command.startswith("vllm serve ./my-model --max-model-len")
 
 
+def test_a_folder_that_a_shell_would_misread_is_a_placeholder(tmp_path: Path) -> None:
+    folder = model(tmp_path / "my model; echo")
+    command = fitcalc.fit(folder, gpu="h100-80", engine="vllm", quant="bf16").recommendation.command
+    assert str(folder) not in command
+    assert command.startswith("vllm serve <")
+
+
 def test_a_name_without_a_slash_that_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model(tmp_path / "my-model")
     monkeypatch.chdir(tmp_path)
@@ -159,7 +166,7 @@ def test_a_config_alone(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_and_one_with_other_things(tmp_path: Path) -> None:
-    assert "the folder is empty" in line(tmp_path)
+    assert "an empty folder" in line(tmp_path)
     (tmp_path / "README.md").write_text("hello")
     assert "no config.json, *.safetensors or *.gguf" in line(tmp_path)
 

@@ -133,7 +133,7 @@ def _from_config(path: str, pickled: Sequence[str]) -> ModelSpec:
     spec = model_from_config(os.path.join(path, "config.json"))
     if pickled:
         note = f"{pickled[0]} is a pickle and never opened: sizes follow from config.json"
-        return replace(spec, hf_repo=path, notes=(*spec.notes, note))
+        return replace(spec, notes=(*spec.notes, note))
     return spec
 
 
@@ -150,7 +150,7 @@ def _no_model(path: str, names: Sequence[str], folders: Sequence[str], pickled: 
         hint = "was the download interrupted, or the folder copied without what it links to?"
         return ModelFileError(f"{path}: only links to files that are not there", hint=hint)
     if not names and not folders:
-        return ModelFileError(f"{path}: the folder is empty", hint="was the download interrupted?")
+        return ModelFileError(f"{path}: an empty folder, without a config.json", hint="was the download interrupted?")
     return ModelFileError(
         f"{path}: no config.json, *.safetensors or *.gguf in it", hint="give the folder that holds the model's files"
     )
