@@ -76,6 +76,8 @@ def _room(report: FitReport) -> str:
     room = format_gib(abs(tight.headroom_bytes), 1)
     if report.verdict == "does_not_fit":
         return f", {room} too much for {tight.name}"
+    if report.verdict == "unknown" and tight.headroom_bytes < 0:
+        return f", up to {room} too much for {tight.name}"
     more = f"; the high end of the estimate is {format_gib(max(tight.high_bytes - (tight.usable_bytes or 0), 0))} over"
     each = " on each" if len([d for d in report.devices if d.id != "host"]) > 1 else ""
     return f", {room} to spare{each}" + (more if report.verdict == "tight" else "")
