@@ -102,8 +102,11 @@ def _kinds(layer: CacheLayer, layers: int, ranks: int, types: CacheTypes) -> lis
     latent = layer.latent_elems
     if layer.kind == "compressed":
         window = [Group("sliding", 1, layers, block, page(latent), layer.window_tokens)] if layer.window_tokens else []
-        full = Group("full", 1, layers, block, page(latent + layer.index_elems, layer.compression))
-        return [*window, *_waiting(layer, layers, page(latent)), full]
+        # Latents and index keys lie in caches of their own, so that pages divide each other.
+        full = [
+            Group("full", 1, layers, block, page(elems, layer.compression)) for elems in (latent, layer.index_elems)
+        ]
+        return [*window, *_waiting(layer, layers, page(latent)), *full]
     if layer.kind == "mla":
         if types.index_scale_elems:
             keys = state.index_key_bytes(index_elems=layer.index_elems, scale_elems=types.index_scale_elems)
@@ -131,7 +134,7 @@ def _merged(groups: Sequence[Group]) -> list[Group]:
     """Groups that are alike but for their layers become one."""
     seen: dict[tuple[Any, ...], Group] = {}
     for group in groups:
-        key = (group.kind, group.window_tokens, group.page_bytes)
+        key = (group.kind, group.window_tokens, group.page_bytes, group.block_tokens)
         known = seen.get(key)
         seen[key] = group if known is None else replace(known, layers=known.layers + group.layers)
     return list(seen.values())

@@ -44,7 +44,7 @@ def prepare(model: ModelSpec, scheme: Scheme, machine: Machine, workload: Worklo
     devices = machine.gpus[: asked.ranks]
     draft = _draft(model, scheme, asked)
     stored = _stored(model, _kernel_scheme(scheme, profile, devices), options)
-    types = _cache_types(profile, asked, elem_bytes, draft)
+    types = _cache_types(model, profile, asked, elem_bytes, draft)
     held = tuple(
         _stage(model, stored, _rank(model, profile, asked, stage, layers), types, elem_bytes, draft)
         for stage, layers in enumerate(split.stage_ranges(model.layers, asked.pipeline_parallel))
@@ -88,10 +88,13 @@ def _stored(model: ModelSpec, scheme: Scheme, options: dict[str, Any]) -> tuple[
     return tuple(entry for entry in stored if entry.tensor.part not in left_out)
 
 
-def _cache_types(profile: EngineProfile, workload: Workload, elem_bytes: int, draft: Draft | None) -> CacheTypes:
+def _cache_types(
+    model: ModelSpec, profile: EngineProfile, workload: Workload, elem_bytes: int, draft: Draft | None
+) -> CacheTypes:
     kv_elems, kv_bytes = kv_block(profile, workload.kv_dtype)
     if (workload.kv_dtype or next(iter(profile.kv_types))) == "auto":
-        kv_elems, kv_bytes = 1, elem_bytes
+        compressed = any(layer.kind == "compressed" for layer in model.cache_layers)
+        kv_elems, kv_bytes = 1, profile.constants["compressed_kv_bytes"] if compressed else elem_bytes
     known, block = profile.constants, int(workload.options["block_size"])
     return CacheTypes(
         kv_elems, kv_bytes, elem_bytes, block, known["keeps_windows"], known["index_scale_elems"],
