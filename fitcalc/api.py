@@ -16,7 +16,8 @@ from fitcalc.plan import Request, division_notes, named_scheme, nothing_runs, re
 from fitcalc.quantization import checkpoint_bytes, weights_bytes
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.model import ModelSpec
-from fitcalc.spec.report import FitReport, KvCache, Speed, Verdict
+from fitcalc.spec.report import FitReport, KvCache, Verdict
+from fitcalc.speeds.answer import speed_of
 from fitcalc.units import format_gib, format_params
 
 _CACHE_PREFIXES = ("hf-cache:", "ollama:", "lmstudio:")
@@ -172,7 +173,7 @@ def report(
         ),
         devices=tuple(judge.device_report(entry) for entry in entries),
         limits=judge.limits_of(case, context, concurrency),
-        speed=Speed(),
+        speed=speed_of(case, context, concurrency),
         recommendation=recommendation(request, case, looked, verdict),
         choices=tuple(entry.row for entry in looked),
         notes=tuple(_notes(request, case, asked_quant, hosted=not all(entry.decisive for entry in entries))),

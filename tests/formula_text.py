@@ -15,6 +15,7 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
     ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
     ast.USub: operator.neg,
 }
 FUNCTIONS = {"ceil_div": ceil_div, "least": least, "most": most, "round_up": round_up}

@@ -242,16 +242,7 @@ def _limit_lines(report: FitReport, style: Style) -> Iterator[str]:
         yield from _labelled("limits", " · ".join(parts), style)
     if pool := pool_text(report):
         yield from _labelled("pool", pool, style)
-    speed = report.speed
-    rates = [
-        f"{_rate(estimate)} {unit}"
-        for estimate, unit in (
-            (speed.decode_tokens_per_s, "tok/s one request"),
-            (speed.time_to_first_token_s, "s to the first token"),
-            (speed.total_tokens_per_s, "tok/s in total"),
-        )
-        if estimate is not None
-    ]
+    rates = list(_rates(report))
     if rates:
         yield from _labelled("speed", " · ".join(rates), style)
 
@@ -282,8 +273,24 @@ def _requests(count: int) -> str:
     return f"{count:,} request{'s' if count != 1 else ''}"
 
 
-def _rate(estimate: Estimate) -> str:
-    return f"{estimate.estimate:,.3g} ({estimate.low:,.3g}–{estimate.high:,.3g})"
+def _rates(report: FitReport) -> Iterator[str]:
+    """'31 tok/s (26–36) one request', 'first token 1.9 s (1.3–3.2) at 2,048', and the total where there are several."""
+    speed, requests = report.speed, report.inputs["concurrency"]
+    if speed.decode_tokens_per_s is not None:
+        yield _ranged(speed.decode_tokens_per_s, "tok/s") + (" one request" if requests > 1 else "")
+    if speed.total_tokens_per_s is not None and requests > 1:
+        yield f"{_ranged(speed.total_tokens_per_s, 'tok/s')} in {requests:,}"
+    if speed.time_to_first_token_s is not None:
+        yield f"first token {_ranged(speed.time_to_first_token_s, 's')} at {speed.prompt_tokens:,}"
+
+
+def _ranged(estimate: Estimate, unit: str) -> str:
+    return f"{_figure(estimate.estimate)} {unit} ({_figure(estimate.low)}–{_figure(estimate.high)})"
+
+
+def _figure(value: float) -> str:
+    """Two digits, three from 100 on: no estimate is better than that."""
+    return f"{value:,.0f}" if value >= 99.5 else f"{float(f'{value:.2g}'):g}"
 
 
 def _labelled(label: str, text: str, style: Style, *, looks: tuple[str, ...] = ()) -> Iterator[str]:

@@ -85,13 +85,33 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeedPart:
+    """What a part of a step's or of a prompt's time is spent on."""
+
+    name: str
+    """bandwidth, compute, cache, unpacking, launches, network or host."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Speed:
-    """Rates; None = not modelled yet or not known."""
+    """Rates; None = not modelled or not known. Decode and prefill are of one request alone; the others are of the
+    requests asked for, each with a prompt of `prompt_tokens` and an answer of `generated_tokens`."""
 
     decode_tokens_per_s: Estimate | None = None
     prefill_tokens_per_s: Estimate | None = None
     time_to_first_token_s: Estimate | None = None
     total_tokens_per_s: Estimate | None = None
+    time_per_token_s: Estimate | None = None
+    """Between the tokens of one request while all others run too."""
+    prompt_tokens: int | None = None
+    generated_tokens: int | None = None
+    bound_by: str | None = None
+    """The part that takes most of a decode step."""
+    decode_parts: tuple[SpeedPart, ...] = ()
+    prefill_parts: tuple[SpeedPart, ...] = ()
+    note: str = ""
+    """What a reader has to know of the estimate, or why there is none."""
 
 
 @dataclass(frozen=True, slots=True)
