@@ -291,7 +291,8 @@ def candidates(request: Request) -> tuple[QuantRow, ...]:
     if model.quant:
         chosen = _not_widened(chosen, native)
     first = {native, *(scheme.id for scheme in chosen if _is_twin(scheme, native))}
-    chosen.sort(key=lambda scheme: (scheme.id not in first, *preference(scheme)))
+    # Of the checkpoint's own scheme and its twin, the one of the engine that the machine is for.
+    chosen.sort(key=lambda row: (row.id not in first, row.id in first and row.kind not in wanted, *preference(row)))
     return tuple(chosen)
 
 
