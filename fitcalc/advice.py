@@ -71,7 +71,8 @@ def reasons(request: Request, case: Case, nearest: Looked | None, verdict: Verdi
     if room is not None:
         yield f"{format_gib(room)} to spare at {request.context_tokens:,} tokens × {request.concurrency:,}"
     if nearest is None:
-        yield f"{case.scheme.name} is the best there is of this model"
+        own = "sized by the types that the file holds, tensor by tensor"
+        yield own if case.scheme.kind == "file" else f"{case.scheme.name} is the best there is of this model"
     elif nearest.verdict == "fits":
         in_ram = bool(case.workload.options.keys() - request.options.keys())
         yield f"{nearest.case.scheme.name} fits too, {'with more of it in RAM' if in_ram else 'at higher quality'}"

@@ -220,6 +220,7 @@ METADATA = {
         small(llama__attention__head_count_kv=(ARRAY, (STRING, ["2", "2"]))), "lists 2 values for 2 layers"),
     "heads per layer, negative": (
         small(llama__attention__head_count_kv=(ARRAY, (I32, [2, -2]))), "head_count_kv is -2"),
+    "heads that the tensors do not have": (small(llama__attention__head_count_kv=(U32, 4)), "256"),
     "heads beyond reason": (small(llama__attention__head_count=(U64, 2**40)), "head_count"),
 }  # fmt: skip
 

@@ -22,7 +22,8 @@ def start(prepared: Any, plan: Any, context_tokens: int, concurrency: int) -> st
     if tag and not parameters:
         environment = (f"OLLAMA_CONTEXT_LENGTH={context_tokens}", *environment)
         return f"{_served(environment)}\nollama run {tag}"
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{prepared.model.id}-{prepared.scheme.id}")
+    named = f"{prepared.model.id}-{prepared.scheme.id}"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", prepared.model.id if prepared.scheme.kind == "file" else named)
     lines = (*_sources(prepared, plan, tag), f"PARAMETER num_ctx {context_tokens}", *parameters)
     # Not a here-document: its end is not found where a report indents the lines.
     written = " \\\n".join(("printf '%s\\n' > Modelfile", *(f"  {shlex.quote(line)}" for line in lines)))

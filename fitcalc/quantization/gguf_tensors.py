@@ -189,12 +189,15 @@ def assign_gguf(
 ) -> tuple[Stored, ...]:
     """The tensors of the model's GGUF file with their types. Raises UnsupportedModelError for unknown families."""
     traits = gguf_architecture(model, scheme)
-    tensors = gguf_tensors(model, traits, mtp=mtp)
+    # The quantizer counts every tensor of the file, those that are not loaded among them.
+    tensors = gguf_tensors(model, traits, mtp=True)
     values, downs = _places(tensors, ("value", "qkv", "kv_b")), _places(tensors, ("down",))
     recipe = replace(_recipe(model, scheme, traits), values=len(values), imatrix=imatrix, legacy=legacy)
     recipe = replace(recipe, tied=not any(entry.category == "output" for entry in tensors))
     entries: list[Stored] = []
     for entry in tensors:
+        if entry.tensor.part == "mtp" and not mtp:
+            continue
         if entry.fixed:
             entries.append(_stored(entry.tensor, entry.tensor.layers, recipe.types[entry.fixed]))
         else:

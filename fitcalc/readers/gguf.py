@@ -44,7 +44,7 @@ def model_from_gguf(path: str) -> ModelSpec:
 def _check_is_model(values: dict[str, Value], tensors: int) -> None:
     kind = values.get("general.type")
     if kind == "mmproj" or values.get("general.architecture") == "clip":
-        hint = "give the language model's GGUF with '-o mmproj=true', or its catalogue name"
+        hint = "size the language model; '-o mmproj=true' on its catalogue name adds the projector"
         raise ModelFileError("a projector (mmproj): only the vision or audio part of a model", hint=hint)
     if kind == "adapter" or "adapter.type" in values:
         raise ModelFileError("a LoRA adapter, not a model", hint="give the GGUF of the model that it is for")
@@ -72,6 +72,8 @@ def _model(headers: Sequence[Header], metadata: Metadata, ggml: GgmlTable) -> Mo
         tied=traits.output_copy,
     )
     caches = caches_of(metadata, traits, read, heads, layers)
+    if known is not None:
+        _check_keys(read, caches)
     spec = _spec(metadata, traits, tensors, caches, heads, hidden, layers)
     return _with_unknowns(_identified(spec, headers, metadata, ggml), known)
 
@@ -91,6 +93,17 @@ def _check_widths(read: list[Read], hidden: int) -> None:
     if embedding.dimensions[0] != hidden:
         said = f"embedding_length is {hidden:,}, but rows of token_embd.weight have {embedding.dimensions[0]:,}"
         raise ModelFileError(said, hint="the file was made wrongly")
+
+
+def _check_keys(read: list[Read], caches: Sequence[CacheLayer]) -> None:
+    """The cache that the metadata states is the one that the tensors fill; llama.cpp refuses the file otherwise."""
+    stated = {layer: cache.kv_heads * cache.key_dim for cache in caches for layer in cache.layers if cache.kv_heads}
+    for one in read:
+        if one.leaf == "attn_k" and one.ending == ".weight" and one.stack == "blk" and one.layer in stated:
+            rows = stated[one.layer]
+            if one.dimensions[-1] != rows:
+                said = f"blk.{one.layer}.attn_k.weight has {one.dimensions[-1]:,} rows, heads and lengths make {rows:,}"
+                raise ModelFileError(said, hint="the file was made wrongly")
 
 
 def _spec(
