@@ -2,7 +2,7 @@
 
 Run: python benchmarks/accuracy/serving.py [-v]
 Each record of records/serving.jsonl is one start (vLLM) or one row of a published table (Transformers); `leave_out`
-names the quantities that its note makes incomparable. Estimates use the profile of the logged version.
+names the quantities that its note makes incomparable, `known` says what is known of a quantity that lies off. Estimates use the profile of the logged version.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ OPTIONS = ("gpu_memory_utilization", "max_num_seqs", "max_num_batched_tokens", "
 KV_TYPES = {"auto": "", "fp8": "fp8", "fp8_e5m2": "fp8", "fp8_e4m3": "fp8", "int8": "int8"}
 LINKED = re.compile(r"\b(A100|H100|H200|H20|B200|V100)\b(?!.*PCIe)")
 """Cards that servers join by NVLink."""
+OUTLIER = {"%": 0.5, "GiB": 0.1}
+"""Errors above this are listed with what is known of them."""
 Row = tuple[str, float, float, float, float]
 """(quantity, estimate, low, high, truth), in GiB or tokens."""
 
@@ -192,9 +194,16 @@ def main() -> None:
         width = median(entry.width for entry in entries)
         shown = f" {width:6.1%}" if unit == "%" else ""
         print(f"{name:28} {len(entries):4}{figures} {inside:6.0%}{shown}")
-        for error, _, estimate, truth, record, _ in sorted(entries, key=lambda e: -abs(e.error))[: 6 if verbose else 0]:
-            where = f"{record.get('version', '?')} {record['repo']} tp{record.get('tensor_parallel', '?')}"
-            print(f"    {error:+8.2f} {estimate:12.2f} {truth:12.2f}  {where} pp{record.get('pipeline_parallel', '?')}")
+        for entry in sorted(entries, key=lambda entry: -abs(entry.error)):
+            known = entry.record.get("known", {}).get(name.split()[0], "")
+            if verbose or (known and abs(entry.error) > OUTLIER[unit]):
+                print(f"    {line_of(entry)}{'; ' + known if known else ''}")
+
+
+def line_of(entry: Error) -> str:
+    record = entry.record
+    where = f"{record.get('version', '?')} {record['repo']} tp{record.get('tensor_parallel', '?')}"
+    return f"{entry.error:+8.2f} {entry.estimate:12.2f} {entry.truth:12.2f}  {where}"
 
 
 if __name__ == "__main__":
