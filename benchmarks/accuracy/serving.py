@@ -2,7 +2,8 @@
 
 Run: python benchmarks/accuracy/serving.py [-v]
 Each record of records/serving.jsonl is one start (vLLM) or one row of a published table (Transformers); `leave_out`
-names the quantities that its note makes incomparable, `known` says what is known of a quantity that lies off. Estimates use the profile of the logged version.
+names the quantities that its note makes incomparable, `known` says what is known of a quantity that lies off.
+Estimates use the profile of the logged version.
 """
 
 from __future__ import annotations

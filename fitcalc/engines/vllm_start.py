@@ -186,9 +186,10 @@ def _load_note(prepared: Prepared) -> str:
     flag = _load_time_flag(prepared)
     if not flag:
         return ""
+    size = prepared.model.params_total * 2 // (prepared.workload.tensor_parallel * prepared.workload.pipeline_parallel)
     return (
         f"vLLM can also quantize the 16-bit repository while loading (--quantization {flag}): "
-        "the 16-bit weights then pass through the card"
+        f"{format_gib(size)} of 16-bit weights then pass through the card"
     )
 
 
