@@ -45,6 +45,12 @@ class ModelFileError(FitcalcError):
     code = "model_file"
 
 
+class HubError(FitcalcError):
+    """A repository on the Hugging Face Hub that cannot be reached or read: network, rights, limits."""
+
+    code = "hub"
+
+
 class UnsupportedModelError(FitcalcError):
     """A model whose tensors or cache cannot be derived from what is given. Exit code 3."""
 

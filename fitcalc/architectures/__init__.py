@@ -27,7 +27,7 @@ def from_config(config: Config) -> ModelSpec:
     place = BUILDERS.get(model_type)
     if place is None:
         hint = "fitcalc models lists the families it knows"
-        raise UnsupportedModelError(f"model_type {model_type!r} is not known", hint=hint)
+        raise UnsupportedModelError(f"model_type {model_type!r:.80} is not known", hint=hint)
     module, _, function = place.partition(":")
     built: Any = getattr(import_module(f"fitcalc.architectures.{module}"), function or "build")
     spec: ModelSpec = built(config)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from typing import Any, BinaryIO
 
@@ -48,8 +50,34 @@ def _reader(module: str, function: str) -> Callable[[str], ModelSpec]:
     return found  # type: ignore[no-any-return]
 
 
+Opener = Callable[[str], BinaryIO | None]
+"""A path -> the file that stands for it, or None for the one that lies there."""
+_opener: ContextVar[Opener | None] = ContextVar("opener", default=None)
+
+
+@contextmanager
+def opened_by(opener: Opener) -> Iterator[None]:
+    """Within it, readers open files through `opener`: those of a repository that is read from afar."""
+    before = _opener.set(opener)
+    try:
+        yield
+    finally:
+        _opener.reset(before)
+
+
+def size_of(file: BinaryIO) -> int:
+    """Bytes of an open file; its place is the beginning afterwards."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return size
+
+
 def open_regular(path: str) -> BinaryIO:
     """The file, opened for reading; ModelFileError for what is not there, not readable, or no regular file."""
+    opener = _opener.get()
+    given = opener(path) if opener else None
+    if given is not None:
+        return given
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ModelFileError(f"{path}: not a regular file", hint=_READABLE)

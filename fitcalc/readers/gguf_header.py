@@ -7,7 +7,6 @@ path; `read_header` puts it in front.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from itertools import repeat
 from operator import length_hint
@@ -15,7 +14,7 @@ from struct import Struct, error
 from typing import Any, BinaryIO, NamedTuple
 
 from fitcalc.errors import ModelFileError
-from fitcalc.readers.files import open_regular
+from fitcalc.readers.files import open_regular, size_of
 
 _U32, _U64 = Struct("<I"), Struct("<Q")
 _FIXED = Struct("<4sIQQ")
@@ -87,7 +86,7 @@ class Header(NamedTuple):
 def read_header(path: str) -> Header:
     """The header of a GGUF file; ModelFileError with path and reason for everything that is not one."""
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
+        size = size_of(file)
         try:
             return _header(_Cursor(file, size), path, size)
         except ModelFileError as problem:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from operator import itemgetter
 from typing import Any, NamedTuple, NoReturn
 
 from fitcalc.errors import ModelFileError
-from fitcalc.readers.files import open_regular
+from fitcalc.readers.files import open_regular, size_of
 
 LARGEST_HEADER_BYTES = 100_000_000
 """The format's own limit; the largest real ones, with an entry per expert, have some 20 MB."""
@@ -51,7 +50,7 @@ def read_header(path: str) -> Header:
     Raises ModelFileError: one line with the path, the tensor, what is wrong, and what to try.
     """
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
+        size = size_of(file)
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         _hold_length(path, size, length)
         content = parsed_object(path, file.read(length), "the header")
