@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any, Literal
 
 from fitcalc import __version__, arguments, catalog, choice
@@ -20,24 +21,34 @@ from fitcalc.spec.report import FitReport, KvCache, Verdict
 from fitcalc.speeds.answer import speed_of
 from fitcalc.units import format_gib, format_params
 
-_CACHE_PREFIXES = ("hf-cache:", "ollama:", "lmstudio:")
+_READERS = {
+    "hf-cache:": "caches:model_from_cache",
+    "ollama:": "caches:model_from_cache",
+    "lmstudio:": "caches:model_from_cache",
+    "hf:": "hub:model_from_hub",
+}
+"""Start of a name -> the reader of such names."""
 _GIVE_A_MODEL = "give a catalogue id, a Hugging Face repository id or the path of a model's file or folder"
 
 
-def load_model(name: str | os.PathLike[str]) -> ModelSpec:
+def load_model(name: str | os.PathLike[str], *, online: bool = False) -> ModelSpec:
     """A model by catalogue id, alias or Hugging Face repository id, or from a path: config.json, *.gguf, *.safetensors
     (or its index), or a folder that holds them; or as another program has downloaded it: 'hf-cache:org/name',
     'ollama:name:tag', 'lmstudio:org/name'. A repository that the catalogue does not know is looked for in the Hugging
-    Face cache.
+    Face cache. 'hf:org/name' (with @revision, /file or :Q4_K_M), or `online` for a repository that the catalogue does
+    not list, reads headers from the Hugging Face Hub (extra 'hub'). '-' is a config.json on standard input.
 
     Raises RequestError for what is no name, UnknownNameError with suggestions, ModelFileError for a file that
-    cannot be read.
+    cannot be read, HubError where the Hub does not give it.
     """
     text = arguments.text("model", os.fspath(name) if isinstance(name, os.PathLike) else name, _GIVE_A_MODEL)
-    if text.startswith(_CACHE_PREFIXES):
-        from fitcalc.readers.caches import model_from_cache
-
-        return model_from_cache(text)
+    if text == "-":
+        return _read_by("stdin:model_from_stdin")
+    place = next((place for start, place in _READERS.items() if text.startswith(start)), "")
+    if not place and online and not is_path(text) and _is_elsewhere(text):
+        place, text = _READERS["hf:"], f"hf:{text}"
+    if place:
+        return _read_by(place, text)
     if not is_path(text) and not isinstance(name, os.PathLike):
         try:
             found = catalog.resolve("model", text)
@@ -51,6 +62,24 @@ def load_model(name: str | os.PathLike[str]) -> ModelSpec:
     return model_from_path(os.path.expanduser(text))
 
 
+def _read_by(place: str, *names: str) -> ModelSpec:
+    module, _, function = place.partition(":")
+    spec: ModelSpec = getattr(import_module(f"fitcalc.readers.{module}"), function)(*names)
+    return spec
+
+
+def _is_elsewhere(name: str) -> bool:
+    """A repository that the catalogue does not list under this very name."""
+    from fitcalc.readers.hub_names import is_repository
+
+    if not is_repository(name):
+        return False
+    try:
+        return bool(catalog.resolve("model", name).note)
+    except UnknownNameError:
+        return True
+
+
 def _downloaded(name: str, error: UnknownNameError) -> ModelSpec:
     """The repository of this name in the Hugging Face cache; `error` where it is not there."""
     from fitcalc.readers.caches import cached_snapshot, model_from_hub_cache
@@ -59,6 +88,8 @@ def _downloaded(name: str, error: UnknownNameError) -> ModelSpec:
         return model_from_hub_cache(name)
     if os.path.exists(name):
         raise UnknownNameError("model", name, hint=f"for the file or folder here, give ./{name}") from error
+    if _is_elsewhere(name):
+        error.hint += f"; hf:{name} asks the Hugging Face Hub"
     raise error
 
 
@@ -104,6 +135,7 @@ def fit(
     gpu_used: str | int | None = None,
     data_parallel: int | None = None,
     expert_parallel: bool | None = None,
+    online: bool = False,
 ) -> FitReport:
     """Does the model fit on the device, what is each byte for, and what should be run.
 
@@ -112,11 +144,12 @@ def fit(
     parallel ranks. One of the two may be 'auto': the largest with verdict fits. quant, engine: ids; chosen when not
     given. tensor_parallel, pipeline_parallel, data_parallel: degrees whose product is the number of cards in use.
     expert_parallel: whole experts on each rank; None: where nothing else works. engine_options: the engine's own
-    names. Without a device, this machine's are detected.
+    names. Without a device, this machine's are detected. online: a repository that the catalogue does not list is read
+    from the Hugging Face Hub, as 'hf:org/name' is.
 
     Raises UnknownNameError, RequestError, ModelFileError (bad input), UnsupportedModelError (cannot be decided).
     """
-    spec = model if isinstance(model, ModelSpec) else load_model(model)
+    spec = model if isinstance(model, ModelSpec) else load_model(model, online=online)
     quant = arguments.text_or_none("quant", quant)
     machine = _machine(gpu, arguments.text_or_none("cpu", cpu), ram, gpu_used)
     degrees = (tensor_parallel, pipeline_parallel, data_parallel, expert_parallel)

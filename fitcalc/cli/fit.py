@@ -9,6 +9,7 @@ import click
 from fitcalc.cli.options import (
     device_options,
     model_argument,
+    online_option,
     output_options,
     plan_options,
     profiles_option,
@@ -21,6 +22,7 @@ from fitcalc.cli.options import (
 @model_argument
 @device_options
 @plan_options
+@online_option
 @output_options
 @click.option("--explain", is_flag=True, help="Every term with its formula, its inputs and their sources.")
 @profiles_option
@@ -36,6 +38,7 @@ def command(
     form: str | None,
     explain: bool,
     profiles: str | None,
+    online: bool,
     **plan: Any,
 ) -> int:
     """Will MODEL fit, what is each byte for, and how is it started? (The main job: `fit` may be left out.)"""
@@ -44,8 +47,14 @@ def command(
 
     if profiles:
         catalog.use_folders([profiles])
+    spec: Any = model
+    if online or model.startswith("hf:"):
+        from fitcalc.cli.progress import shown
+
+        with shown():
+            spec = api.load_model(model, online=online)
     found = api.fit(
-        model,
+        spec,
         gpu=list(gpu) or None,
         cpu=cpu,
         ram=ram,

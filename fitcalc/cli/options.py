@@ -110,6 +110,12 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def online_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--online."""
+    said = "Read a repository that the catalogue lacks from the Hugging Face Hub, as hf:org/name does."
+    return click.option("--online", is_flag=True, help=said)(function)
+
+
 def profiles_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """--profiles DIR."""
     return click.option("--profiles", metavar="DIR", help="A folder of own profiles, read before the others.")(function)

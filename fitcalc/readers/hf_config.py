@@ -20,7 +20,11 @@ LARGEST_CONFIG_BYTES = 16 * 2**20
 
 def read_config(path: str) -> dict[str, Any]:
     """The JSON object in a file; ModelFileError for anything that is not one."""
-    raw = _bounded_bytes(path)
+    return parsed_config(_bounded_bytes(path), path)
+
+
+def parsed_config(raw: bytes, path: str) -> dict[str, Any]:
+    """The JSON object in the bytes that were read from `path`; ModelFileError for anything that is not one."""
     try:
         content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -37,6 +41,16 @@ def read_config(path: str) -> dict[str, Any]:
 def model_from_config(path: str) -> ModelSpec:
     """The model that a config.json describes; its id is the folder's name (or the file's, if that says more)."""
     config = read_config(path)
+    spec = described(config, path)
+    stem = os.path.basename(path).removesuffix(".json")
+    folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
+    name = folder if stem == "config" and folder else stem
+    repo = config.get("_name_or_path")
+    return replace(spec, id=name, name=name, hf_repo=repo if isinstance(repo, str) else "", source=path)
+
+
+def described(config: dict[str, Any], path: str) -> ModelSpec:
+    """The model of a configuration that was read from `path`, which errors name; misspelled keys are noted."""
     try:
         spec = from_config(config)
     except ModelFileError as error:
@@ -46,12 +60,8 @@ def model_from_config(path: str) -> ModelSpec:
         raise UnsupportedModelError(str(error), hint=f"did you mean {close}?" if close else error.hint) from error
     looks = misspelled(config)
     if looks:
-        spec = replace(spec, notes=(*spec.notes, f"{os.path.basename(path)}: {looks} and is not read"))
-    stem = os.path.basename(path).removesuffix(".json")
-    folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
-    name = folder if stem == "config" and folder else stem
-    repo = config.get("_name_or_path")
-    return replace(spec, id=name, name=name, hf_repo=repo if isinstance(repo, str) else "", source=path)
+        return replace(spec, notes=(*spec.notes, f"{os.path.basename(path)}: {looks} and is not read"))
+    return spec
 
 
 def _bounded_bytes(path: str) -> bytes:
