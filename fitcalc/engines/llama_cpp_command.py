@@ -48,6 +48,14 @@ def file_name(model: ModelSpec, scheme: Scheme) -> str:
     return f"<{subject}-{file_type(scheme)}.gguf>"
 
 
+def hub_file(model: ModelSpec, scheme: Scheme) -> str:
+    """The place in its repository of the file that was read on the Hub; '' for every other model."""
+    start = f"hf:{model.hf_repo}@"
+    if scheme.kind != "file" or not model.source.startswith(start):
+        return ""
+    return model.source.removeprefix(start).partition("/")[2]
+
+
 def start_command(
     model: ModelSpec,
     scheme: Scheme,
@@ -68,6 +76,8 @@ def start_command(
         return _ollama(model, scheme, profile, settings, shape, layers)
     published = gguf_file(model, scheme, profile)
     source = ["-hf", published] if published else ["-m", file_name(model, scheme)]
+    if file := hub_file(model, scheme):
+        source = ["-hf", model.hf_repo, "-hff", file]
     if published and profile.constants["finds_mmproj"] and has_towers(model) and not settings.towers:
         source.append("--no-mmproj")
     words = [

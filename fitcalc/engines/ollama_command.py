@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from fitcalc.engines.llama_cpp_command import file_name, gguf_file, kv_name
+from fitcalc.engines.llama_cpp_command import file_name, gguf_file, hub_file, kv_name
 from fitcalc.quantization.mmproj import has_towers
 
 
@@ -61,6 +61,8 @@ def _sources(prepared: Any, plan: Any, tag: str) -> Iterator[str]:
     elif published and (plan.settings.towers or not has_towers(model)):
         # A repository's mmproj file is loaded with the model.
         yield f"FROM hf.co/{published}"
+    elif file := hub_file(model, scheme):
+        yield f"FROM hf.co/{model.hf_repo}:{file}"
     else:
         file = file_name(model, scheme)
         yield f"FROM {file}" if file.startswith(("/", ".")) else f"FROM ./{file}"

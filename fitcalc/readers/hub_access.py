@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from importlib import import_module
 from typing import Any
 
@@ -15,13 +14,17 @@ class Access:
     """Where the Hub is and as whom it is asked."""
 
     endpoint: str
-    token: str = field(default="", repr=False)
+    token: str = ""
     """Sent to the endpoint's own host only."""
     offline: bool = False
     timeout_s: float = 10.0
     """Without a byte; a whole answer may take longer."""
     pause_s: float = 0.5
     """Before what failed in passing is tried again; doubled each time."""
+
+    def __repr__(self) -> str:
+        # Without the token: what is printed ends up in logs.
+        return f"Access({self.endpoint!r}, offline={self.offline})"
 
 
 def hub_access() -> Access:

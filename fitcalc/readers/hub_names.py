@@ -51,7 +51,7 @@ def is_repository(text: str) -> bool:
 def file_of_tag(name: HubName, files: Iterable[str]) -> str:
     """The GGUF file, or the first part of it, whose name ends in the tag; exact ones before those of other recipes."""
     stems = {file: _stem(file) for file in files if file.endswith(".gguf") and "mmproj" not in file.lower()}
-    ends = re.compile(rf"(?:^|[-._/]){re.escape(name.tag)}$", re.IGNORECASE)
+    ends = re.compile(rf"(?:^|[-./]){re.escape(name.tag)}$", re.IGNORECASE)
     found = [file for file, stem in stems.items() if ends.search(stem)]
     plain = [file for file in found if f"ud-{name.tag}".lower() not in file.lower()] or found
     if len({stems[file] for file in plain}) == 1:

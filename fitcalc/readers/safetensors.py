@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from fitcalc.errors import ModelFileError, UnsupportedModelError
-from fitcalc.readers.files import open_regular
+from fitcalc.readers.files import open_regular, size_of
 from fitcalc.readers.hf_config import model_from_config, read_config
 from fitcalc.readers.safetensors_header import Entry, parsed_object, read_header
 from fitcalc.readers.safetensors_inventory import inventory_of
@@ -35,7 +35,7 @@ def model_from_index(path: str) -> ModelSpec:
     """The model whose shards a model.safetensors.index.json lists; missing ones are named."""
     folder = os.path.dirname(path)
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
+        size = size_of(file)
         if size > LARGEST_INDEX_BYTES:
             raise ModelFileError(f"{path}: {size:,} bytes", hint="this is no index of safetensors files")
         content = parsed_object(path, file.read(), "the index")
