@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent / "accuracy"))
 from speed_records import Sample, finite_log, stacked, truths
 
 from fitcalc.speeds.serving import Load, serve
-from fitcalc.speeds.steps import Parameters, decode_parts, prompt_parts
+from fitcalc.speeds.steps import Parameters, Rates, decode_parts, prompt_parts
 
 Values = dict[str, float]
 Key = tuple[str, ...]
@@ -40,6 +40,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "all_reduce_s": (1e-7, 3e-4), "core_bytes_per_s": (1e9, 8e10), "mixed_share": (0.02, 1.2),
     "queue_share": (0.02, 2.5), "wait_share": (0.01, 1), "first_s": (1e-4, 1), "client_s": (1e-4, 3),
     "host_bytes_per_s": (5e9, 3e11), "pcie_share": (0.05, 1),
+    "pipeline_gain": (0.02, 1),
 }  # fmt: skip
 DECODE = (
     "bandwidth_share", "unpack_ops", "plain_ops", "layer_s", "cache_share", "expert_layer_s", "recurrent_layer_s",
@@ -47,7 +48,7 @@ DECODE = (
 )  # fmt: skip
 PREFILL = (
     "compute_share", "attention_share", "dequantized_bytes", "activation_bytes", "expert_factor", "layer_s",
-    "recurrent_layer_s", "expert_layer_s",
+    "recurrent_layer_s", "expert_layer_s", "pipeline_gain",
 )  # fmt: skip
 SERVING = (
     "bandwidth_share", "cache_share", "layer_s", "expert_layer_s", "recurrent_layer_s", "latent_layer_s", "step_s",
@@ -78,6 +79,9 @@ def arrays(samples: list[Sample]) -> dict[str, Any]:
     }
     for name in ("requests", "prompt", "generated", "depth", "replicas", "room_tokens", "cache_elem_bytes"):
         found[name] = np.array([getattr(s, name) for s in samples], float)
+    # Many rows of one table on one device tell less than their number. Serving tables differ within a device.
+    blocks = [s.group[:2] if s.kind in ("decode", "batch") else s.record["id"] for s in samples]
+    found["weight"] = np.array([1 / math.sqrt(blocks.count(block)) for block in blocks])
     for name in ("client", "total"):
         found[name] = np.array([s.record["counted"] == name for s in samples], float)
     measured = [truths(s) for s in samples]
@@ -170,9 +174,10 @@ def fitted(kind: str, samples: list[Sample], start: Values, pull: float, starts:
         total = seen = 0.0
         for name, value in predicted(kind, a, Parameters(**values)).items():
             errors = finite_log(value) - a[name]
-            errors = errors[~np.isnan(errors)]
-            total += weights[name] * float(np.sqrt(errors * errors + 9e-4).sum())
-            seen += weights[name] * len(errors)
+            told = ~np.isnan(errors)
+            errors, weight = errors[told], weights[name] * a["weight"][told]
+            total += float((weight * np.sqrt(errors * errors + 9e-4)).sum())
+            seen += float(weight.sum())
         distance = sum(abs(math.log(values[name] / start[name])) for name in names)
         return total / max(seen, 1) + pull / count * distance
 
@@ -209,7 +214,48 @@ def fit(samples: list[Sample]) -> dict[Key, Values]:
                 start |= {"unpack_ops": 2.0, "step_s": 1e-3, "bandwidth_share": 0.75}
             found[(kind, side)] = fitted(kind, mine, start, 10 * PULL) if len(mine) >= FEWEST else start
             _fit_families(kind, side, mine, found)
+    found[HOST_KEY] = host_values(samples, found)
     return found
+
+
+HOST_KEY = ("decode", "llama_cpp", "host")
+HOST_START = {
+    "bandwidth_share": 1.0, "unpack_ops": 1e-3, "plain_ops": 1e-3, "layer_s": 3e-5, "expert_layer_s": 3e-5,
+    "step_s": 0.0, "request_s": 0.0, "stage_s": 0.0, "host_bytes_per_s": 3e10,
+}  # fmt: skip
+
+
+def host_values(samples: list[Sample], found: dict[Key, Values]) -> Values:
+    """RAM behind a card, of hosts whose CPU is not stated: bytes per second and the time of a layer's hand-over."""
+    mine = [s for s in samples if s.kind == "offload" and s.host_work and s.host_work.layers + s.host_work.expert_bytes]
+    start = asdict(Parameters()) | HOST_START
+    if len(mine) < FEWEST:
+        return start
+    cards = [offload_parts(s, found, start)[0] for s in mine]
+    blocks = [s.group[0] for s in mine]
+
+    def cost(values: Values) -> float:
+        errors = [
+            abs(math.log((card + offload_parts(s, found, values)[1]) * truths(s)["tokens_per_s"]))
+            / math.sqrt(blocks.count(s.group[0]))
+            for s, card in zip(mine, cards, strict=True)
+        ]
+        return sum(errors)
+
+    return descend(cost, start, ("host_bytes_per_s", "layer_s", "expert_layer_s"))[0]
+
+
+def offload_parts(sample: Sample, found: dict[Key, Values], host: Values) -> tuple[float, float]:
+    """Seconds of a token on the card and on the host."""
+    p = Parameters(**parameters_for(found, sample._replace(kind="decode")))
+    context = sample.depth + sample.generated / 2
+    card = decode_parts(sample.work, sample.rates, p, sample.division, 1, context, 2).total_s
+    rate = host["host_bytes_per_s"]
+    if sample.host_work is None:
+        return float(card), 0.0
+    rates = Rates(rate, 1e15, 1e15, 1e15)
+    there = decode_parts(sample.host_work, rates, Parameters(**host), sample.division, 1, context, 2).total_s
+    return float(card), float(there)
 
 
 def _fit_families(kind: str, side: str, samples: list[Sample], found: dict[Key, Values]) -> None:
@@ -246,9 +292,9 @@ def parameters_for(found: dict[Key, Values], sample: Sample) -> Values:
     return asdict(Parameters()) | START[kind]
 
 
-HEADER = """# Fitted by benchmarks/fit_speed.py to the published speeds in benchmarks/accuracy/records; see that script for what
-# each parameter bounds. records: how many a table rests on. interval: factors that 80 % of held-out measurements
-# were within, by class of device; unseen: of devices that no record names.
+HEADER = """# Fitted by benchmarks/fit_speed.py to the published speeds in benchmarks/accuracy/records. What a parameter means
+# stands in fitcalc/speeds/steps.py. records: how many a table rests on. interval: factors that 80 % of held-out
+# measurements were within, by class of device; unseen: of devices that no record names.
 """
 PROFILES = Path(__file__).parents[1] / "profiles" / "speed"
 SHIPPED = {
@@ -332,9 +378,8 @@ def main() -> None:
     PROFILES.mkdir(exist_ok=True)
     for family, (title, *_) in SHIPPED.items():
         head = [HEADER, f'name = "{title}"', f'fitted = "{FITTED}"', f'source = "{SOURCE}"', ""]
-        unpacking = (
-            ["[unpacking]", *(f'"{k}" = {v}' for k, v in UNPACKING.items()), ""] if family == "llama_cpp" else []
-        )
+        costs = UNPACKING if family == "llama_cpp" else {}
+        unpacking = ["[unpacking]", *(f'"{name}" = {cost}' for name, cost in costs.items()), ""] if costs else []
         tables = family_tables(found, family, counts)
         if not any(key[0] in ("prefill", "loop") and family in key for key in found):
             tables += default_tables(found, ("prefill",))

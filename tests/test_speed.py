@@ -184,3 +184,18 @@ def test_every_engine_has_a_family() -> None:
         family = family_of(catalog.load_engine(row["id"]))
         assert {"decode", "loop"} & set(family), row["id"]
         assert "interval" in family
+
+
+@pytest.mark.parametrize(("model", "measured"), [("llama-1-7b", 47), ("llama-1-13b", 27)])
+def test_five_bit_llamas_on_an_rtx_3060_are_within_their_ranges(model: str, measured: int) -> None:
+    # Stated for llama.cpp with 5-bit files: 47 and 27 tokens per second.
+    found = speeds(model, gpu="rtx-3060-12gb", quant="q5_k_m", engine="llama.cpp").decode_tokens_per_s
+    assert found.low <= measured <= found.high
+
+
+def test_explain_says_what_a_token_is_spent_on() -> None:
+    found = speeds("llama-3.1-8b", gpu="rtx-4090", quant="q4_k_m")
+    assert sum(part.seconds for part in found.decode_parts) == pytest.approx(
+        1 / found.decode_tokens_per_s.estimate, rel=1e-6
+    )
+    assert found.decode_parts[0].seconds == max(part.seconds for part in found.decode_parts)

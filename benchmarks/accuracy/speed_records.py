@@ -81,6 +81,8 @@ class Sample(NamedTuple):
             return storage_kind(catalog.load_scheme(record["quant"]))
         if self.family == "tuned_cpu":
             return str(record["engine"])
+        if self.device_class.startswith("amd") and self.kind == "prefill":
+            return str(record.get("backend", ""))
         return str(record.get("kernel", ""))
 
 
@@ -155,6 +157,8 @@ def sample_of(record: dict[str, Any]) -> Sample | str:
     if served and not (prompt and record.get("generated")):
         return "lengths not stated"
     work, host_work = works
+    if host_work is not None and not (host_work.layers or host_work.expert_bytes):
+        kind, host_work = kind.replace("offload_prefill", "prefill").replace("offload", "decode"), None
     sample = Sample(
         record=record, kind=kind, family=FAMILIES.get(record["engine"], record["engine"]), device=device,
         device_class=device_class(device), work=scaled(work, factor),

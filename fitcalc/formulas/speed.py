@@ -100,10 +100,13 @@ def all_reduce_s(
     return least(1, ranks - 1) * 2 * layers * (passes * latency_s + volume_s)
 
 
-@formula("(passes + stages - 1) / (passes * stages)")
-def pipeline_fraction(*, passes: Any, stages: Any) -> Any:
-    """Share of a prompt's time on one card when `passes` pieces run through `stages` cards that hold layers in turn."""
-    return (passes + stages - 1) / (passes * stages)
+@formula("1 - gain * (1 - (passes + stages - 1) / (passes * stages))")
+def pipeline_fraction(*, passes: Any, stages: Any, gain: Any) -> Any:
+    """Share of a prompt's time on one card when `passes` pieces run through `stages` cards that hold layers in turn.
+
+    With a gain of 1 the pieces follow each other without a pause, with 0 one card works at a time.
+    """
+    return 1 - gain * (1 - (passes + stages - 1) / (passes * stages))
 
 
 @formula("least(cores_bytes_per_s * threads, bytes_per_s * share) / bytes_per_s")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fitcalc.ledger import Term
-from fitcalc.spec.report import DeviceReport, FitReport
+from fitcalc.spec.report import DeviceReport, FitReport, Speed
 from fitcalc.units import format_gib
 
 
@@ -23,6 +23,7 @@ def explain_text(report: FitReport) -> str:
         f"checkpoint = {report.checkpoint_bytes:,} B: tensors exactly; "
         "the header (names, vocabulary) is estimated unless the file itself was read"
     )
+    lines += _speed(report.speed)
     lines += [f"model: {report.model['source']}"] if report.model.get("source") else []
     return "\n".join(lines)
 
@@ -32,6 +33,20 @@ def _device(device: DeviceReport) -> Iterator[str]:
     for term in device.terms:
         yield from _term(term)
     yield ""
+
+
+def _speed(speed: Speed) -> Iterator[str]:
+    """What a token and a prompt are spent on, the largest part first."""
+    named = (("a token of one request", speed.decode_parts), ("the prompt", speed.prefill_parts))
+    for what, parts in named:
+        total = sum(part.seconds for part in parts)
+        if not total:
+            continue
+        yield f"time of {what}: {total * 1000:,.3g} ms"
+        for part in sorted(parts, key=lambda one: -one.seconds):
+            yield f"  {part.name:<10} {part.seconds * 1000:>10,.3g} ms  {part.seconds / total:>4.0%}"
+    if speed.decode_parts:
+        yield ""
 
 
 def _term(term: Term) -> Iterator[str]:

@@ -10,7 +10,7 @@ from fitcalc.render.command import wrap_command
 from fitcalc.render.pool import pool_text, rank_words
 from fitcalc.render.style import Style, plain
 from fitcalc.spec.report import DeviceReport, Estimate, FitReport
-from fitcalc.units import GIB, KIB, MIB, format_gib, format_params
+from fitcalc.units import GIB, KIB, MIB, format_asked, format_gib, format_params
 
 _VERDICTS = {
     "fits": ("FITS", "green"),
@@ -32,6 +32,7 @@ _ABOUT = {
 }
 _LABEL = 12
 _CHOICE_COLUMNS = (("weights", "total", "context"), ("weights", "context"), ("weights",), ())
+_CHOICE_COLUMNS_WITHOUT = (("weights", "total"), ("weights",), ())
 
 
 def report_text(report: FitReport, style: Style) -> str:
@@ -62,7 +63,7 @@ def _verdict_lines(report: FitReport, style: Style) -> Iterator[str]:
     word, color = _VERDICTS[report.verdict]
     context, requests = report.inputs["context_tokens"], report.inputs["concurrency"]
     most = {"context": "the longest that fits", "concurrency": "the most that fit"}.get(report.inputs.get("auto") or "")
-    asked = f"{_tokens(context)} × {_requests(requests)}" + (f" ({most})" if most and report.verdict == "fits" else "")
+    asked = format_asked(context, requests, report.inputs.get("resolution")) + (f" ({most})" if most and report.verdict == "fits" else "")
     lead = "  " + style.paint(word, "bold", color) + " " * max(2, _LABEL - len(word))
     body = textwrap.wrap(f"{asked}{_room(report)}", style.width - max(_LABEL, len(word)) - 4)
     yield lead + body[0]
@@ -230,8 +231,13 @@ def _limit_lines(report: FitReport, style: Style) -> Iterator[str]:
         own = report.model["max_context_tokens"]
         whole = " (the model's own limit)" if own and limits.max_context_tokens >= own else ""
         parts.append(f"{_tokens(limits.max_context_tokens)} for {_requests(requests)}{whole}")
+    size = report.inputs.get("resolution")
+    if limits.max_resolution_px:
+        side = f"{limits.max_resolution_px:,}"
+        parts.append(f"{side} × {side} px × {requests:,}")
     if limits.max_concurrency:
-        parts.append(f"{_requests(limits.max_concurrency)} at {_tokens(context)}")
+        most = limits.max_concurrency
+        parts.append(format_asked(context, most, size) if size else f"{_requests(most)} at {_tokens(context)}")
     placed = layer_words(report)
     if placed:
         yield from _labelled("layers", placed, style)
@@ -242,7 +248,7 @@ def _limit_lines(report: FitReport, style: Style) -> Iterator[str]:
         yield from _labelled("limits", " · ".join(parts), style)
     if pool := pool_text(report):
         yield from _labelled("pool", pool, style)
-    rates = list(_rates(report))
+    rates = [*_rates(report), *([report.speed.note] if report.speed.note else [])]
     if rates:
         yield from _labelled("speed", " · ".join(rates), style)
 
@@ -304,7 +310,8 @@ def _choice_lines(report: FitReport, style: Style) -> Iterator[str]:
     if len(report.choices) < 2:
         return
     name_width = max(len("quantization"), *(len(row.quant) for row in report.choices))
-    for columns in _CHOICE_COLUMNS:
+    has_context = any(row.max_context_tokens for row in report.choices)
+    for columns in _CHOICE_COLUMNS if has_context else _CHOICE_COLUMNS_WITHOUT:
         head, rows = _choice_table(report, columns, name_width)
         if max(len(figures + word + engine) for figures, word, engine, _ in rows) <= style.width:
             break

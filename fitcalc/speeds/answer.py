@@ -13,7 +13,7 @@ from fitcalc.engines.base import kv_block
 from fitcalc.formulas import speed as formulas
 from fitcalc.frozen import dataclass
 from fitcalc.spec.report import Speed, SpeedPart
-from fitcalc.speeds.families import Found, family_of, interval, parameters
+from fitcalc.speeds.families import ANY, Found, family_of, interval, parameters
 from fitcalc.speeds.places import Place, Plan, plan_of
 from fitcalc.speeds.rates import device_class, rates_of, storage_kind
 from fitcalc.speeds.serving import Load, serve
@@ -24,6 +24,8 @@ PROMPT_TOKENS = 2048
 """Length of the prompt that times to first token are given for, where the context has room for it."""
 GENERATED_TOKENS = 256
 PART_NAMES = ("bandwidth", "compute", "cache", "unpacking", "launches", "network", "host")
+DESKTOP_BYTES_PER_S = 89.6e9
+"""Peak of two channels of DDR5-5600: the host of the records that do not name theirs."""
 _UNBOUND = 1e15
 """Rates and rooms that bind nothing."""
 _UNKNOWN_PCIE_BYTES_PER_S = 16e9
@@ -64,12 +66,15 @@ def speed_of(case: Case, context_tokens: int, concurrency: int) -> Speed:
     )
     token_s, first_s, total = _loop(steps, prompts, plan, load, served=served)
     one_s = filling_s + sum(decode.values()) + steps[0].found.parameters.first_s * served
-    found = steps[0].found
+    found, prompted = steps[0].found, prompts[0].found
+    if len({step.place.device for step in steps}) > 1:
+        # RAM and mixed cards are as uncertain as devices that were never seen.
+        found, prompted = replace(found, device_class=ANY), replace(prompted, device_class=ANY)
     first_s = one_s if concurrency == 1 else first_s
     return Speed(
         decode_tokens_per_s=interval(family, "decode", found, 1 / sum(decode.values())),
-        prefill_tokens_per_s=interval(family, "prefill", prompts[0].found, prompt / filling_s),
-        time_to_first_token_s=interval(family, "first", prompts[0].found, first_s),
+        prefill_tokens_per_s=interval(family, "prefill", prompted, prompt / filling_s),
+        time_to_first_token_s=interval(family, "first", prompted, first_s),
         total_tokens_per_s=interval(family, "total", found, total * plan.replicas),
         time_per_token_s=interval(family, "token", found, token_s),
         prompt_tokens=prompt,
@@ -82,14 +87,16 @@ def speed_of(case: Case, context_tokens: int, concurrency: int) -> Speed:
 
 
 def _not_modelled(case: Case) -> str:
+    if case.model.makes_images:
+        return "not modelled for image generators"
     if case.model.kind != "decoder":
-        return "speed: not modelled for encoders"
+        return "not modelled for encoders"
     if case.model.unknowns:
-        return "speed: not modelled, because parts of the model are not known"
+        return "not modelled, because parts of the model are not known"
     if any(card.kind == "accelerator" for card in case.machine.gpus):
-        return "speed: not modelled for accelerators without a modelled engine"
+        return "not modelled for accelerators without a modelled engine"
     if case.workload.draft is not None:
-        return "speed: not modelled with a draft model"
+        return "not modelled with a draft model"
     return ""
 
 
@@ -98,23 +105,32 @@ def _steps(family: Mapping[str, Any], plan: Plan, case: Case, kind: str) -> list
     storage = storage_kind(case.scheme)
     steps: list[_Step] = []
     for place in plan.places:
-        if place.device is None:
-            card = next((step.found for step in steps), None)
-            if card is None:
-                return "speed: the CPU is not known (--cpu)"
-            rate = card.parameters.host_bytes_per_s
-            found = parameters(family, kind, "cpu") or card
-            steps.append(_Step(place, Rates(rate, _UNBOUND, _UNBOUND, _UNBOUND), found))
+        if steps and (place.device is None or place.device.kind == "cpu"):
+            steps.append(_host(family, place, kind, steps[0].found))
             continue
+        if place.device is None:
+            return "the CPU is not known (--cpu)"
         rates = rates_of(place.device, storage, case.workload.options.get("threads"))
         if rates is None:
-            return f"speed: bandwidth or compute rate of {place.device.name} is not known"
+            return f"bandwidth or compute rate of {place.device.name} is not known"
         variant = storage if kind == "decode" else ""
         found_here = parameters(family, kind, device_class(place.device), variant)
         if found_here is None:
-            return f"speed: not modelled for {case.profile.name}"
+            return f"not modelled for {case.profile.name}"
         steps.append(_Step(place, rates, found_here))
     return steps
+
+
+def _host(family: Mapping[str, Any], place: Place, kind: str, card: Found) -> _Step:
+    """RAM behind cards. Routed experts lie scattered and are read far below its rate; whole layers near it."""
+    bandwidth = (place.device.bandwidth_bytes_per_s if place.device else None) or DESKTOP_BYTES_PER_S
+    host = parameters(family, "decode", "host") or card
+    if place.work.expert_bytes > place.work.fixed_bytes:
+        bandwidth *= host.parameters.host_bytes_per_s / DESKTOP_BYTES_PER_S
+        found = parameters(family, kind, "host") or card
+    else:
+        found = parameters(family, kind, "cpu") or card
+    return _Step(place, Rates(bandwidth, _UNBOUND, _UNBOUND, _UNBOUND), found)
 
 
 def _decode(
@@ -216,7 +232,7 @@ def _shown(sums: Mapping[str, float]) -> tuple[SpeedPart, ...]:
 
 def _notes(steps: list[_Step], family: Mapping[str, Any]) -> str:
     if any(step.place.device is None for step in steps):
-        return "speed: RAM is taken as a desktop's, because the CPU is not known (--cpu)"
+        return "RAM taken as a desktop's: the CPU is not known (--cpu)"
     if family.get("is_other") or steps[0].found.device_class == "any":
-        return "speed: no measurements of this engine on this kind of device were at hand; the range is wide"
+        return "no measurements of this engine on this kind of device: a wide range"
     return ""

@@ -13,6 +13,8 @@ HBM_BYTES_PER_S = 1.3e12
 _NVLINK_BYTES_PER_S = 1e11
 """Links from here on join all cards of a node (NVSwitch, Infinity Fabric); bridges join pairs."""
 _UNKNOWN_PCIE_BYTES_PER_S = 16e9
+_TENSOR_CORES = 7.0
+"""Compute capability from which on NVIDIA's cards have them; older ones multiply and unpack in the same units."""
 _SMALL_BOARDS = ("sbc", "mini")
 
 LINEAR_RATES = {
@@ -33,6 +35,8 @@ def device_class(device: Device) -> str:
     stacked = device.segment == "datacenter" and (device.bandwidth_bytes_per_s or 0) >= HBM_BYTES_PER_S
     if stacked:
         return f"{device.vendor}-hbm"
+    if device.vendor == "nvidia" and float(device.compute_capability or 9) < _TENSOR_CORES:
+        return "nvidia-old"
     if device.vendor == "nvidia":
         return "nvidia-workstation" if device.segment in ("datacenter", "workstation") else "nvidia-consumer"
     return device.vendor
@@ -63,7 +67,9 @@ def rates_of(device: Device, storage: str, threads: int | None = None) -> Rates 
         used = min(threads or cores, cores)
         rate = (single or linear) * used / cores
         return Rates(bandwidth, rate, rate, rate, threads=used)
-    attention = first_rate(device, LINEAR_RATES["plain"][1:]) or linear
+    # Old cards have 16-bit units at a small fraction of the 32-bit rate, which kernels then use instead.
+    attention = max(first_rate(device, LINEAR_RATES["plain"][1:]) or linear, single or 0)
+    linear = max(linear, single or 0)
     return Rates(bandwidth, linear, attention, single or attention, link_bytes_per_s(device))
 
 

@@ -13,6 +13,9 @@ from fitcalc.frozen import dataclass
 from fitcalc.speeds.work import Work
 from fitcalc.units import least, most
 
+_NOTHING_S = 1e-30
+"""Keeps the share of nothing from being undefined."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:
@@ -68,6 +71,8 @@ class Parameters:
     client_s: Any = 0.02
     host_bytes_per_s: Any = 6e10
     pcie_share: Any = 0.6
+    pipeline_gain: Any = 0.5
+    """How much of what cards in turn could gain on a prompt of several passes they do."""
     pass_tokens: Any = 512
 
 
@@ -128,7 +133,7 @@ def decode_parts(
         ),
         launch_s=_launch_s(work, p) + p.request_s * requests + p.stage_s * (division.stages - 1),
         network_s=_network_s(work, rates, p, ranks, requests, 1),
-        is_computing=computing / (reading + computing),
+        is_computing=computing / (reading + computing + _NOTHING_S),
     )  # fmt: skip
 
 
@@ -204,12 +209,12 @@ def prompt_parts(
     computing = _computing(2 * tokens * (work.fixed_elems + chosen * p.expert_factor), attention, rates, p, ranks)
     packed = work.unpacking + work.expert_unpacking * used
     moved = passes * packed * p.dequantized_bytes + tokens * work.layers * work.hidden * p.activation_bytes
-    pipelined = speed.pipeline_fraction(passes=most(passes, 1), stages=division.stages)
+    pipelined = speed.pipeline_fraction(passes=most(passes, 1), stages=division.stages, gain=p.pipeline_gain)
     return Parts(
         weights_s=speed.overlapped_s(reading_s=reading, computing_s=computing) * pipelined,
         cache_s=0 * tokens,
         unpacking_s=speed.read_s(read_bytes=moved, ranks=ranks, bytes_per_s=rates.bytes_per_s, share=1) * pipelined,
-        launch_s=passes * _launch_s(work, p),
+        launch_s=passes * _launch_s(work, p) * pipelined,
         network_s=_network_s(work, rates, p, ranks, tokens, passes),
-        is_computing=computing / (reading + computing),
+        is_computing=computing / (reading + computing + _NOTHING_S),
     )
