@@ -292,7 +292,8 @@ def parameters_for(found: dict[Key, Values], sample: Sample) -> Values:
     return asdict(Parameters()) | START[kind]
 
 
-HEADER = """# Fitted by benchmarks/fit_speed.py to the published speeds in benchmarks/accuracy/records. What a parameter means
+HEADER = """\
+# Fitted by benchmarks/fit_speed.py to the published speeds in benchmarks/accuracy/records. What a parameter means
 # stands in fitcalc/speeds/steps.py. records: how many a table rests on. interval: factors that 80 % of held-out
 # measurements were within, by class of device; unseen: of devices that no record names.
 """
