@@ -21,6 +21,7 @@ _USUAL_GROUP = 128
 _UNQUANTIZED_BITS = 16
 _LARGEST_TILE = 65536
 _MOST_WILDCARDS = 1000
+_NO_NUMBER = -2
 _CLASS_NAME = re.compile(r"[A-Z]\w*")
 
 Section = Mapping[str, Any]
@@ -38,8 +39,10 @@ def checkpoint_quant(config: Config) -> tuple[CheckpointQuant | None, str]:
         return None, ""
     method = str(section.get("quant_method") or _method_of(section)).lower()
     read = _READERS.get(method)
-    quant = read(section) if read else None
-    if quant is None:
+    if section.get("kv_cache_scheme") and not section.get("config_groups"):
+        return None, ""  # only the cache is quantized, when the engine runs
+    quant = read(section) if read and not _is_sparse(section) else None
+    if quant is None or quant.group_size < -1:
         stated = f"{method}, {_bits_text(section)}" if read else method or "no quant_method"
         return None, f"the checkpoint is quantized in a way that is not modelled ({stated:.60})"
     patterns = (*quant.ignored, *quant.targets, *(pattern for pattern, _ in quant.overrides))
@@ -73,13 +76,23 @@ def _method_of(section: Section) -> str:
     return "mlx" if "bits" in section and "group_size" in section else ""
 
 
+def _is_sparse(section: Section) -> bool:
+    """Whether pruned elements are left out of the file: its size then depends on their number."""
+    sparsity = section.get("sparsity_config")
+    layout = sparsity.get("format") if isinstance(sparsity, Mapping) else None
+    return section.get("format") == "marlin-24" or layout not in (None, "dense")
+
+
 def _bits_text(section: Section) -> str:
     return f"{section.get('bits', section.get('quant_algo', '?'))} bit"
 
 
 def _integer(section: Section, key: str, default: int) -> int:
+    """A number; what is none ("4", true) becomes one that no method knows, never the default."""
     value = section.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) else default
+    if value is None:
+        return default
+    return value if isinstance(value, int) and not isinstance(value, bool) else _NO_NUMBER
 
 
 def _names(section: Section, *keys: str) -> tuple[str, ...]:
@@ -130,8 +143,17 @@ def _gptq(section: Section) -> CheckpointQuant | None:
         desc_act=section.get("desc_act") is True,
         ignored=tuple(ignored),
         overrides=tuple(overrides),
+        targets=_flat_names(section.get("modules_in_block_to_quantize")),
         lm_head=section.get("lm_head") is True,
     )
+
+
+def _flat_names(listed: Any) -> tuple[str, ...]:
+    """Names in a list, or in lists inside it."""
+    if not isinstance(listed, list):
+        return ()
+    groups = [entry if isinstance(entry, list) else [entry] for entry in listed]
+    return tuple(name for group in groups for name in group if isinstance(name, str))
 
 
 def _awq(section: Section) -> CheckpointQuant | None:
@@ -208,8 +230,8 @@ def _auto_round(section: Section) -> CheckpointQuant | None:
 # --- schemes made of groups -------------------------------------------------------------------------------------------
 
 
-def _group_weights(weights: Any, activations: Any) -> Weights | None:
-    """The layout of one config group of compressed-tensors or modelopt."""
+def _group_weights(weights: Any, activations: Any, *, unpacked: bool = False) -> Weights | None:
+    """The layout of one config group of compressed-tensors or modelopt; `unpacked`: a byte for each element."""
     if not isinstance(weights, Mapping):
         return None
     bits, kind = _integer(weights, "num_bits", 0), str(weights.get("type", ""))
@@ -221,6 +243,8 @@ def _group_weights(weights: Any, activations: Any) -> Weights | None:
         return ("mxfp4" if group == 32 else "nvfp4", 0, True) if group in (16, 32) else None
     if kind == "int" and bits == 8 and isinstance(activations, Mapping):
         return "int8", 0, True
+    if kind == "int" and unpacked and bits < 8:
+        return None
     if kind == "int" and bits in (4, 8):
         return ("w4a16" if bits == 4 else "w8a16"), group if strategy != "channel" and group > 0 else -1, symmetric
     return None
@@ -233,7 +257,8 @@ def _grouped(section: Section, ignored: tuple[str, ...]) -> CheckpointQuant | No
     for group in listed.values() if isinstance(listed, Mapping) else ():
         if not isinstance(group, Mapping):
             return None
-        weights = _group_weights(group.get("weights"), group.get("input_activations"))
+        unpacked = (group.get("format") or section.get("format")) == "int-quantized"
+        weights = _group_weights(group.get("weights"), group.get("input_activations"), unpacked=unpacked)
         if weights is None:
             return None
         bits = _integer(group["weights"], "num_bits", 0)
@@ -269,7 +294,8 @@ def _compressed_tensors(section: Section) -> CheckpointQuant | None:
     return _grouped(section, _names(section, "ignore"))
 
 
-_MODELOPT = {"FP8": "fp8-tensor", "NVFP4": "nvfp4", "W4A16_NVFP4": "nvfp4", "FP8_PB_WO": "fp8-block", "MXFP4": "mxfp4"}
+_MODELOPT = {"FP8": "fp8-tensor", "NVFP4": "nvfp4", "W4A16_NVFP4": "nvfp4", "FP8_PB_WO": "fp8-block", "MXFP4": "mxfp4",
+             "FP8_PER_CHANNEL_PER_TOKEN": "fp8"}  # fmt: skip
 
 
 def _modelopt(section: Section) -> CheckpointQuant | None:
@@ -277,9 +303,24 @@ def _modelopt(section: Section) -> CheckpointQuant | None:
     if isinstance(section.get("config_groups"), Mapping):
         return _grouped(section, ignored)
     algorithm = str(section.get("quant_algo", "")).upper()
+    if algorithm == "MIXED_PRECISION":
+        return _modelopt_mixed(section.get("quantized_layers"), ignored)
     if algorithm in _MODELOPT:
         return _quant((_MODELOPT[algorithm], 0, True), ignored=ignored)
     return None
+
+
+def _modelopt_mixed(listed: Any, ignored: tuple[str, ...]) -> CheckpointQuant | None:
+    """Every quantized module by name: the scheme that most of them have, the others as exceptions."""
+    found: dict[str, list[str]] = {}
+    for name, said in listed.items() if isinstance(listed, Mapping) else ():
+        algorithm = str(said.get("quant_algo", "")).upper() if isinstance(said, Mapping) else ""
+        found.setdefault(_MODELOPT.get(algorithm, ""), []).append(str(name))
+    if not found or "" in found:
+        return None
+    main = max(found, key=lambda scheme: len(found[scheme]))
+    overrides = tuple((name, scheme) for scheme, names in found.items() if scheme != main for name in names)
+    return _quant((main, 0, True), ignored=ignored, targets=tuple(found[main]), overrides=overrides)
 
 
 def _quark(section: Section) -> CheckpointQuant | None:
