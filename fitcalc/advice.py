@@ -12,7 +12,7 @@ from fitcalc.choice import Looked, device_list
 from fitcalc.machine import machine_label
 from fitcalc.plan import Request
 from fitcalc.spec.report import Recommendation, Verdict
-from fitcalc.units import format_gib
+from fitcalc.units import format_asked, format_gib
 from fitcalc.verdict import Case
 
 _MOST_ALTERNATIVES = 5
@@ -69,7 +69,8 @@ def reasons(request: Request, case: Case, nearest: Looked | None, verdict: Verdi
         yield "; ".join(case.model.unknowns) or "the size of a device that decides is not known"
         return
     if room is not None:
-        yield f"{format_gib(room)} to spare at {request.context_tokens:,} tokens × {request.concurrency:,}"
+        asked = format_asked(request.context_tokens, request.concurrency, request.picture_px)
+        yield f"{format_gib(room)} to spare at {asked}"
     if nearest is None:
         own = "sized by the types that the file holds, tensor by tensor"
         yield own if case.scheme.kind == "file" else f"{case.scheme.name} is the best there is of this model"

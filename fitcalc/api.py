@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, Literal
 
@@ -11,15 +12,16 @@ from fitcalc import __version__, arguments, catalog, choice
 from fitcalc import verdict as judge
 from fitcalc.advice import recommendation
 from fitcalc.engines.options import settled
-from fitcalc.errors import RequestError, UnknownNameError, UnsupportedModelError
+from fitcalc.errors import RequestError, UnknownNameError
 from fitcalc.machine import machine_label, machine_of
+from fitcalc.media import batch_of, context_with, media_inputs, media_of, media_words, model_for
 from fitcalc.plan import Request, division_notes, named_scheme, nothing_runs, required_case, runs_gguf
 from fitcalc.quantization import checkpoint_bytes, weights_bytes
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.model import ModelSpec
-from fitcalc.spec.report import FitReport, KvCache, Verdict
+from fitcalc.spec.report import FitReport, KvCache, Limits, Verdict
+from fitcalc.spec.workload import Media
 from fitcalc.speeds.answer import speed_of
-from fitcalc.units import format_gib, format_params
 
 _READERS = {
     "hf-cache:": "caches:model_from_cache",
@@ -55,7 +57,9 @@ def load_model(name: str | os.PathLike[str], *, online: bool = False) -> ModelSp
         except UnknownNameError as error:
             return _downloaded(text, error)
         if found.kind == "pipelines":
-            raise _pipeline_error(text)
+            from fitcalc.pipelines import pipeline_model
+
+            return pipeline_model(text)
         return catalog.load_model(text)
     from fitcalc.readers.files import model_from_path
 
@@ -93,21 +97,6 @@ def _downloaded(name: str, error: UnknownNameError) -> ModelSpec:
     raise error
 
 
-def _pipeline_error(name: str) -> UnsupportedModelError:
-    """What can be said of several models that run together: their counts and the bytes of their weights."""
-    pipeline = catalog.load_pipeline(name)
-    specs = [(part, catalog.load_model(part.model)) for part in pipeline.components]
-    counts = [(part, (part.params or spec.params_total) * part.count) for part, spec in specs]
-    parts = ", ".join(f"{part.role} {format_params(count)} ({part.model})" for part, count in counts)
-    total = sum(count for _, count in counts)
-    said = f"{pipeline.name} runs {len(counts)} models together: {parts}"
-    hint = (
-        f"their weights take {format_gib(2 * total)} in 16 bit, {format_gib(4 * total)} in 32 bit; "
-        "what sampling takes beside them is not modelled yet, so there is no verdict"
-    )
-    return UnsupportedModelError(said, hint=hint)
-
-
 def is_path(name: str) -> bool:
     """A file or folder rather than a name: it ends like one, or starts with ./ ../ / or ~, or is '.'."""
     return name.endswith((".json", ".gguf", ".safetensors")) or name.startswith(("./", "../", "/", "~")) or name == "."
@@ -136,6 +125,11 @@ def fit(
     data_parallel: int | None = None,
     expert_parallel: bool | None = None,
     online: bool = False,
+    images: int = 0,
+    image_size: str | int | Sequence[int] | None = None,
+    audio_seconds: float | None = None,
+    resolution: str | int | Sequence[int] | None = None,
+    batch: int | str | None = None,
 ) -> FitReport:
     """Does the model fit on the device, what is each byte for, and what should be run.
 
@@ -145,15 +139,20 @@ def fit(
     given. tensor_parallel, pipeline_parallel, data_parallel: degrees whose product is the number of cards in use.
     expert_parallel: whole experts on each rank; None: where nothing else works. engine_options: the engine's own
     names. Without a device, this machine's are detected. online: a repository that the catalogue does not list is read
-    from the Hugging Face Hub, as 'hf:org/name' is.
+    from the Hugging Face Hub, as 'hf:org/name' is. images, image_size ('1024x768'), audio_seconds: what each request
+    holds besides text; its tokens are part of the context. resolution ('1024', '1024x768'): of the pictures that an
+    image generator makes. batch: how many at once, another word for concurrency.
 
     Raises UnknownNameError, RequestError, ModelFileError (bad input), UnsupportedModelError (cannot be decided).
     """
     spec = model if isinstance(model, ModelSpec) else load_model(model, online=online)
+    media = media_of(spec, images=images, image_size=image_size, audio_seconds=audio_seconds, resolution=resolution)
+    concurrency = batch_of(concurrency, batch)
+    spec = model_for(spec, media, engine_options)
     quant = arguments.text_or_none("quant", quant)
     machine = _machine(gpu, arguments.text_or_none("cpu", cpu), ram, gpu_used)
     degrees = (tensor_parallel, pipeline_parallel, data_parallel, expert_parallel)
-    request = _request(spec, machine, context, concurrency, engine, kv_dtype, degrees, engine_options)
+    request = _request(spec, machine, context, concurrency, engine, kv_dtype, degrees, engine_options, media)
     settled_plan = _settled(request, quant)
     if request.auto:
         from fitcalc.limits import largest_that_fits
@@ -205,7 +204,7 @@ def report(
             bytes=int(case.engine.kv_cache_bytes(case.prepared, context, concurrency)),
         ),
         devices=tuple(judge.device_report(entry) for entry in entries),
-        limits=judge.limits_of(case, context, concurrency),
+        limits=_limits(request, case),
         speed=speed_of(case, context, concurrency),
         recommendation=recommendation(request, case, looked, verdict),
         choices=tuple(entry.row for entry in looked),
@@ -213,6 +212,16 @@ def report(
         fitcalc_version=__version__,
         pool=judge.pool_of(case, context, concurrency),
     )
+
+
+def _limits(request: Request, case: judge.Case) -> Limits:
+    """How far the plan could be stretched; of an image generator the size of the picture in place of the context."""
+    limits = judge.limits_of(case, request.context_tokens, request.concurrency)
+    if limits.max_concurrency is None or not request.model.makes_images:
+        return limits
+    from fitcalc.image_changes import largest_side
+
+    return replace(limits, max_resolution_px=largest_side(request, case, verdicts=("fits", "tight")))
 
 
 def _request(
@@ -224,6 +233,7 @@ def _request(
     kv_dtype: str | None,
     degrees: tuple[int | None, int | None, int | None, bool | None],
     engine_options: Mapping[str, Any] | None,
+    media: Media,
 ) -> Request:
     tokens = arguments.whole_or_auto("context", context, arguments.MOST_TOKENS)
     requests = arguments.whole_or_auto("concurrency", concurrency, arguments.MOST_REQUESTS, required=True)
@@ -240,7 +250,7 @@ def _request(
     return Request(
         model=spec,
         machine=machine,
-        context_tokens=judge.default_context(spec, tokens),
+        context_tokens=context_with(spec, media, judge.default_context(spec, tokens), asked=tokens),
         concurrency=requests or 1,
         kv_dtype=(arguments.text_or_none("kv_dtype", kv_dtype) or "").lower(),
         tensor_parallel=tensor,
@@ -250,6 +260,7 @@ def _request(
         data_parallel=data,
         expert_parallel=arguments.flag_or_none("expert_parallel", experts),
         auto=solved,
+        media=media,
     )
 
 
@@ -261,7 +272,7 @@ def _machine(
     gpu_used = arguments.size_or_none("gpu_used", gpu_used, least=0)
     if names or cpu:
         return machine_of(names, cpu, ram, gpu_used)
-    from fitcalc.detect import this_machine
+    from fitcalc.detection import this_machine
 
     return this_machine(ram=ram, gpu_used=gpu_used)
 
@@ -291,6 +302,7 @@ def _inputs(request: Request, case: judge.Case, asked_quant: str | None) -> dict
         "auto": request.auto or None,
         "ram_bytes": machine.ram_bytes,
         "gpu_used_bytes": machine.gpu_used_bytes,
+        **media_inputs(request.media),
     }
 
 
@@ -319,6 +331,7 @@ def _model_facts(spec: ModelSpec) -> dict[str, Any]:
 def _notes(request: Request, case: judge.Case, asked_quant: str | None, *, hosted: bool) -> list[str]:
     spec, machine = request.model, request.machine
     notes = [*machine.notes, *spec.notes, *(f"not known: {text}" for text in spec.unknowns)]
+    notes += media_words(request.media, request.context_tokens)
     limit = spec.max_context_tokens
     if limit and request.context_tokens > limit:
         notes.append(f"{request.context_tokens:,} tokens is beyond the model's own limit of {limit:,}")

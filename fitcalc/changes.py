@@ -25,7 +25,7 @@ from fitcalc.quantization import weights_bytes
 from fitcalc.spec.hardware import Device
 from fitcalc.spec.quant import Scheme
 from fitcalc.spec.report import Alternative
-from fitcalc.units import format_gib
+from fitcalc.units import format_asked, format_gib
 from fitcalc.verdict import Case
 
 _CARD_COUNTS = (2, 4, 8)
@@ -49,7 +49,7 @@ def neighbours(
         if tokens > now:
             gain += f", {tokens:,} tokens"
         elif (requests := judge.max_concurrency(smaller.case, request.context_tokens)) > 1:
-            gain += f", {requests:,} requests at {request.context_tokens:,} tokens"
+            gain += f", up to {format_asked(request.context_tokens, requests, request.picture_px)}"
         yield alternative(request, smaller.case, (f"{smaller.case.scheme.name}: {gain}",))
 
 
@@ -73,14 +73,24 @@ def changes(request: Request, case: Case) -> Iterator[Alternative]:
     """What makes a request fit, smallest change first: context, requests, KV type, quantization, cards, model."""
     if case.model.is_unbounded:
         return
-    yield from less_context(request, case)
-    yield from smaller_cache(request, case)
-    yield from rest_in_ram(request, case)
+    if case.model.makes_images:
+        from fitcalc.image_changes import image_changes
+
+        yield from image_changes(request, case)
+    else:
+        yield from _token_changes(request, case)
     yield from other_quant(request, case)
     if request.machine.gpus:
         yield from more_cards(request, case.scheme)
         yield from other_device(request, case)
-    yield from smaller_model(request)
+    if not case.model.makes_images:
+        yield from smaller_model(request)
+
+
+def _token_changes(request: Request, case: Case) -> Iterator[Alternative]:
+    yield from less_context(request, case)
+    yield from smaller_cache(request, case)
+    yield from rest_in_ram(request, case)
 
 
 def less_context(request: Request, case: Case) -> Iterator[Alternative]:

@@ -46,7 +46,7 @@ def looked_at(request: Request, case: Case) -> Looked:
     """A plan with its verdict and its row of the table."""
     entries = case.ledgers(request.context_tokens, request.concurrency)
     headroom = judge.tightest_headroom(entries)
-    bounded = headroom is not None and not case.model.is_unbounded
+    bounded = headroom is not None and not case.model.is_unbounded and not case.model.makes_images
     shown = QuantChoice(
         quant=case.scheme.id,
         engine=case.profile.id,

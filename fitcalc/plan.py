@@ -22,11 +22,13 @@ from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Machine
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.quant import Scheme
-from fitcalc.spec.workload import Workload
+from fitcalc.spec.workload import NO_MEDIA, Media, Workload
 
 SERVING_SEGMENTS = ("datacenter", "workstation")
 _SERVING, _LOCAL = ("vllm", "linear"), ("llama.cpp", "gguf")
 """The engine and the kind of quantization for serving GPUs and for everything else."""
+IMAGES = "diffusers"
+"""The engine of image generators."""
 AT_LOAD = "bitsandbytes"
 """The method that quantizes any 16-bit checkpoint while loading it, so that no quantized repository is needed."""
 LEAST_BITS = 3
@@ -50,6 +52,12 @@ class Request:
     expert_parallel: bool | None = None
     auto: Literal["", "context", "concurrency"] = ""
     """Which of the two is solved for: the largest that fits."""
+    media: Media = NO_MEDIA
+
+    @property
+    def picture_px(self) -> tuple[int, int] | None:
+        """Size of the pictures that are made; None for a model that makes none."""
+        return self.media.picture_px if self.model.makes_images else None
 
 
 def serves_safetensors(machine: Machine) -> bool:
@@ -66,8 +74,10 @@ def serves_safetensors(machine: Machine) -> bool:
 
 def engine_ids(model: ModelSpec, scheme: Scheme, machine: Machine) -> tuple[str, ...]:
     """Engines for a scheme in the order of preference; the scheme's own list bounds it."""
-    if model.kind != "decoder":
-        order: tuple[str, ...] = ("transformers", "llama.cpp")
+    if model.makes_images:
+        order: tuple[str, ...] = (IMAGES,)
+    elif model.kind != "decoder":
+        order = ("transformers", "llama.cpp")
     elif scheme.method == "gguf":
         order = ("llama.cpp",)
     elif scheme.kind == "float":
@@ -87,7 +97,7 @@ def workloads(request: Request, engine: EngineProfile) -> Iterator[Workload]:
     base = Workload(
         request.context_tokens, request.concurrency, request.kv_dtype, request.tensor_parallel or 1,
         request.pipeline_parallel or 1, request.options, request.data_parallel or 1, bool(request.expert_parallel),
-        draft_of(request.options) if request.options else None,
+        draft_of(request.options) if request.options else None, request.media,
     )  # fmt: skip
     cards = len(request.machine.gpus) // base.data_parallel
     if not engine.splits_tensors or cards < 2:
@@ -148,7 +158,7 @@ def division_notes(case: verdict.Case, request: Request) -> Iterator[str]:
         reason = engines.refusal(case.profile, case.scheme, machine, first, case.model)
         whole = " (whole experts on each rank)" if taken.expert_parallel else ""
         yield f"{division_flags(first)} is refused: {reason}; divided by {division_flags(taken)}{whole} instead"
-    if taken.tensor_parallel > machine.fabric_cards:
+    if taken.tensor_parallel > max(machine.fabric_cards, 1):
         yield f"tensor parallel {taken.tensor_parallel} spans nodes: every layer waits for the network between them"
     if taken.data_parallel > 1:
         shared = ", the experts once over all of them" if case.model.is_moe else ""
@@ -241,7 +251,7 @@ def nothing_runs(request: Request, reason: str = "") -> FitcalcError:
 
 def runs_gguf(engine: EngineProfile) -> bool:
     """Float types mean GGUF F16 and BF16 under an engine that reads GGUF files."""
-    return "gguf" in engine.quant_kinds
+    return "gguf" in engine.quant_kinds and "linear" not in engine.quant_kinds
 
 
 def native_scheme_id(model: ModelSpec) -> str:
@@ -286,6 +296,7 @@ def candidates(request: Request) -> tuple[QuantRow, ...]:
         if scheme.id in (sixteen, native)
         or (scheme.kind in wanted and (_usual(scheme) or _is_twin(scheme, native)) and model.kind == "decoder")
         or (model.kind != "decoder" and scheme.method == AT_LOAD)
+        or (model.makes_images and scheme.id in catalog.load_engine(IMAGES).constants["offered"])
         or (scheme.kind == below and ((scheme.bits < 4 and _usual(scheme)) or _is_twin(scheme, native)))
     ]
     if model.quant:

@@ -6,6 +6,7 @@ Bytes are Python ints. GiB appear only in formatted text, always with the i.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from fitcalc.errors import UnitError
@@ -94,6 +95,14 @@ def format_gib(size_bytes: int, digits: int = 2) -> str:
     if size_bytes and abs(size_bytes) < GIB // 10:
         return f"{size_bytes / MIB:,.1f} MiB"
     return f"{size_bytes / GIB:,.{digits}f} GiB"
+
+
+def format_asked(tokens: int, requests: int, picture_px: Sequence[int] | None = None) -> str:
+    """What is run at once: '8,192 tokens × 4 requests', or of pictures '1,024 × 768 px × 2 pictures'."""
+    several = "" if requests == 1 else "s"
+    if picture_px:
+        return f"{picture_px[0]:,} × {picture_px[1]:,} px × {requests:,} picture{several}"
+    return f"{tokens:,} token{'' if tokens == 1 else 's'} × {requests:,} request{several}"
 
 
 def format_params(count: int) -> str:

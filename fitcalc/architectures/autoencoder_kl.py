@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fitcalc.architectures.component import component, conv, dense, norm, resnet
-from fitcalc.architectures.config import Config, flag, size
+from fitcalc.architectures.config import Config, flag, integer_or, size
 from fitcalc.architectures.encoder_blocks import few, listed_names, sizes_of
+from fitcalc.spec.image import ImagePart
 from fitcalc.spec.model import ModelSpec, Tensor
 
 _NEEDED = ("block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "latent_channels")
@@ -26,7 +27,17 @@ def build(config: Config) -> ModelSpec:
         *(conv("post_quant_conv", latent, latent, 1) if flag(config, "use_post_quant_conv", True) else ()),
     ]
     tensors = [*_encoder(config, widths, latent), *_decoder(config, widths, latent), *between]
-    return component(config, tensors, hidden=widths[-1])
+    scale = 2 ** (len(widths) - 1)
+    tile = integer_or(config, "sample_size", 0)
+    part = ImagePart("autoencoder", side=1, width=_widest(widths), sample_side=tile, scale=scale)
+    return component(config, tensors, hidden=widths[-1], image=part)
+
+
+def _widest(widths: tuple[int, ...]) -> int:
+    """Channels per pixel that enter the decoder's largest block: the first one of a stage still has the width of the
+    stage before, and each stage further in has a quarter of the pixels."""
+    enter = zip(widths, (*widths[1:], 0), strict=True)
+    return max(-(-max(pair) // (1 << 2 * index)) for index, pair in enumerate(enter))
 
 
 def _known(config: Config) -> bool:

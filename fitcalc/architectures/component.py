@@ -1,4 +1,4 @@
-"""Parts of image generators (UNets, diffusion transformers, image autoencoders): their weights, not yet their run.
+"""Parts of image generators (UNets, diffusion transformers, image autoencoders): their weights, and what a pass keeps.
 
 A config whose layout is not known gives a component without tensors, known by its published count alone.
 """
@@ -11,15 +11,23 @@ from fitcalc.architectures import blocks
 from fitcalc.architectures.common import dtype_of
 from fitcalc.architectures.config import Config
 from fitcalc.architectures.encoder_blocks import Layers, convolution
+from fitcalc.spec.image import ImagePart
 from fitcalc.spec.model import ModelSpec, Tensor
 
-ACTIVATIONS = "memory of a run: activations of UNets, image transformers and autoencoders are not modelled"
+ACTIVATIONS = "memory of a run: what this component's activations take is not known"
 LAYOUT = "the layout of this component is not known: its weights are its published count"
 KERNEL = 3
 """Convolutions of UNets and autoencoders are 3 × 3 unless they only change the width."""
 
 
-def component(config: Config, tensors: Iterable[Tensor] = (), layers: int = 0, hidden: int = 0) -> ModelSpec:
+def component(
+    config: Config,
+    tensors: Iterable[Tensor] = (),
+    layers: int = 0,
+    hidden: int = 0,
+    image: ImagePart | None = None,
+    prompt_tokens: int = 77,
+) -> ModelSpec:
     """A component: no cache, no tokens. Without tensors the profile's published count stands for them."""
     kind, owned = str(config.get("_class_name") or ""), tuple(tensors)
     return ModelSpec(
@@ -37,12 +45,13 @@ def component(config: Config, tensors: Iterable[Tensor] = (), layers: int = 0, h
         head_dim=0,
         intermediate=0,
         vocab=0,
-        max_context_tokens=None,
+        max_context_tokens=prompt_tokens,
         attention="component",
         tied_embeddings=False,
         gated_mlp=False,
         dtype=dtype_of(config),
-        unknowns=(ACTIVATIONS,) if owned else (LAYOUT, ACTIVATIONS),
+        unknowns=(() if image else (ACTIVATIONS,)) if owned else (LAYOUT, ACTIVATIONS),
+        image=image,
     )
 
 

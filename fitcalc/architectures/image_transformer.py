@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from fitcalc.architectures.component import component, conv, dense, embedder, norm
-from fitcalc.architectures.config import Config, flag, layer_count, size
+from fitcalc.architectures.config import Config, flag, integer_or, layer_count, size
 from fitcalc.architectures.encoder_blocks import Layers
+from fitcalc.spec.image import ImagePart
 from fitcalc.spec.model import ModelSpec, Tensor
 
 _SHARED = ("num_layers", "num_attention_heads", "attention_head_dim", "joint_attention_dim", "pooled_projection_dim")
 _NEEDED = {"FluxTransformer2DModel": ("num_single_layers",), "SD3Transformer2DModel": ("pos_embed_max_size",)}
+_PROMPT_FLUX, _PROMPT_SD3 = 512, 77 + 256
+"""Tokens of a prompt: as many as the pipelines let T5 read, for SD3 beside CLIP's."""
 _STEP = 256
 """Width of the sinusoidal embedding of a time step (a constant of both classes)."""
 _QKV = ("q", "k", "v")
@@ -35,7 +38,9 @@ def build_flux(config: Config) -> ModelSpec:
         *dense("norm_out.linear", "other", 2 * width, width),
         *dense("proj_out", "other", size(given, "patch_size") ** 2 * out, width),
     ]
-    return component(config, tensors, layers=max(len(double), len(single)), hidden=width)
+    # the class sees pictures as rows of 2 × 2 latent pixels already packed
+    part = _picture(config, width, 2 * size(given, "patch_size"))
+    return component(config, tensors, layers=max(len(double), len(single)), hidden=width, image=part, prompt_tokens=_PROMPT_FLUX)
 
 
 def build_sd3(config: Config) -> ModelSpec:
@@ -59,11 +64,19 @@ def build_sd3(config: Config) -> ModelSpec:
         *dense("norm_out.linear", "other", 2 * width, width),
         *dense("proj_out", "other", patch * patch * out, width),
     ]
-    return component(config, tensors, layers=len(layers), hidden=width)
+    part = _picture(config, width, patch)
+    return component(config, tensors, layers=len(layers), hidden=width, image=part, prompt_tokens=_PROMPT_SD3)
+
+
+def _picture(config: Config, width: int, side: int) -> ImagePart:
+    heads, memory = size(config, "num_attention_heads"), size(config, "joint_attention_dim")
+    sample = integer_or(config, "sample_size", 0)
+    return ImagePart("joint", side=side, width=width, heads=heads, memory=memory, sample_side=sample)
 
 
 def _known(config: Config) -> bool:
-    return all(config.get(key) for key in (*_SHARED, *_NEEDED[str(config["_class_name"])]))
+    built = str(config.get("model_type") or config.get("_class_name"))
+    return all(config.get(key) for key in (*_SHARED, *_NEEDED[built]))
 
 
 def _width(config: Config) -> int:

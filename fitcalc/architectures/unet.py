@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from fitcalc.architectures.component import component, conv, dense, embedder, norm, resnet
-from fitcalc.architectures.config import Config, flag, size
+from fitcalc.architectures.config import Config, flag, integer_or, size
 from fitcalc.architectures.encoder_blocks import few, listed_names, sizes_of
 from fitcalc.errors import ModelFileError
 from fitcalc.frozen import dataclass
+from fitcalc.spec.image import ImagePart
 from fitcalc.spec.model import ModelSpec, Tensor
 
 _NEEDED = ("block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "cross_attention_dim")
@@ -73,7 +74,41 @@ def build(config: Config) -> ModelSpec:
         *norm("conv_norm_out", widths[0]),
         *conv("conv_out", size(channels, "out_channels"), widths[0]),
     ]
-    return component(config, tensors, layers=max(shape.depths), hidden=widths[-1])
+    return component(config, tensors, layers=max(shape.depths), hidden=widths[-1], image=_largest(config, shape))
+
+
+def _largest(config: Config, shape: _Shape) -> ImagePart | None:
+    """The first stage that attends, on the way up: there the states left by it and by the stages above still wait.
+
+    None where stages above it have convolutions only, which may then need more.
+    """
+    stage = next((index for index, kind in enumerate(config["down_block_types"]) if _BLOCKS[kind]), None)
+    heads = _heads(config, stage or 0)
+    if stage is None or stage > 1 or not heads:
+        return None
+    width, above = shape.widths[stage], shape.widths[0]
+    own = shape.resnets * width + (above if stage else width)
+    return ImagePart(
+        "unet",
+        side=2**stage,
+        width=width,
+        kept_elems=own + stage * 4 * (shape.resnets + 1) * above,
+        heads=heads,
+        memory=shape.memory,
+        sample_side=integer_or(config, "sample_size", 0),
+        upcasts_scores=flag(config, "upcast_attention", False),
+    )
+
+
+def _heads(config: Config, stage: int) -> int:
+    """Heads of a stage: `num_attention_heads`, else `attention_head_dim`, which holds heads in these configs."""
+    for key in ("num_attention_heads", "attention_head_dim"):
+        given = config.get(key)
+        if isinstance(given, list | tuple):
+            return size({key: given[stage]}, key) if stage < len(given) else 0
+        if given is not None:
+            return size(config, key)
+    return 8
 
 
 def _known(config: Config) -> bool:

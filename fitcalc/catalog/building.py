@@ -76,8 +76,9 @@ def pipeline_of(content: Mapping[str, Any], profile_id: str) -> Pipeline:
     """The Pipeline of a profile."""
     from fitcalc.spec.pipeline import Component, Pipeline
 
+    own = {key: value for key, value in content.items() if key not in ("aliases", "ambiguous", "components", "notes")}
     parts = tuple(Component(**part) for part in content["components"])
-    return Pipeline(profile_id, content["name"], parts, content.get("source", ""), tuple(content.get("notes", ())))
+    return Pipeline(id=profile_id, components=parts, notes=tuple(content.get("notes", ())), **own)
 
 
 def config_of(content: Mapping[str, Any]) -> dict[str, Any]:

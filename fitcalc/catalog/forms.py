@@ -185,6 +185,12 @@ class ComponentForm:
     count: int = 1
     params: int | None = None
     """Count of this part alone, where it is a part of its model."""
+    upcast: bool = False
+    """Runs in 32 bit when it is loaded in fp16."""
+    on_device: bool = False
+    """Stays on the card when the other components are offloaded."""
+    quantized: bool = False
+    """A quantization takes its linear layers, unless others are named."""
 
 
 @dataclass(eq=False, repr=False)
@@ -198,6 +204,14 @@ class PipelineForm:
     ambiguous: dict[str, str] = field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
+    dtype: Literal["fp16", "bf16"] = "fp16"
+    """Type that its documentation loads it in."""
+    side_px: int = 0
+    """Side of the picture it makes by default [pixels]."""
+    samples: int = 2
+    """Samples that the denoiser runs per picture: 2 with classifier-free guidance."""
+    prompt_tokens: int = 77
+    """Length that a prompt is filled up to."""
 
 
 @dataclass(eq=False, repr=False)

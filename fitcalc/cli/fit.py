@@ -8,6 +8,7 @@ import click
 
 from fitcalc.cli.options import (
     device_options,
+    media_options,
     model_argument,
     online_option,
     output_options,
@@ -22,6 +23,7 @@ from fitcalc.cli.options import (
 @model_argument
 @device_options
 @plan_options
+@media_options
 @online_option
 @output_options
 @click.option("--explain", is_flag=True, help="Every term with its formula, its inputs and their sources.")
@@ -69,6 +71,11 @@ def command(
         data_parallel=plan["dp"],
         expert_parallel=plan["ep"],
         engine_options=split_options(options),
+        images=plan["images"] or 0,
+        image_size=plan["image_size"],
+        audio_seconds=plan["audio_seconds"],
+        resolution=plan["resolution"],
+        batch=None if plan["batch"] is None else tokens_or_auto(plan["batch"]),
     )
     _show(found, form, explain=explain)
     return VERDICT_EXIT[found.verdict]

@@ -97,6 +97,21 @@ def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def media_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--images, --image-size, --audio-seconds, --resolution, --batch."""
+    for decorate in reversed(
+        [
+            click.option("--images", metavar="N", type=int, help="Images in each request."),
+            click.option("--image-size", metavar="WxH", help="Their size in pixels.  [default: the model's own]"),
+            click.option("--audio-seconds", metavar="S", type=float, help="Seconds of sound in each request."),
+            click.option("--resolution", metavar="WxH", help="Size of the pictures an image generator makes."),
+            click.option("--batch", metavar="N", help="Pictures or texts at once; another word for --concurrency."),
+        ]
+    ):
+        function = decorate(function)
+    return function
+
+
 def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--json, --csv, --markdown."""
     for decorate in reversed(

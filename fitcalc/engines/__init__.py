@@ -30,6 +30,7 @@ def refusal(
     return (
         contradiction(workload, profile)
         or _unread_file(profile, model)
+        or _no_generator(profile, model)
         or _unsupported_quantization(profile, scheme)
         or _unsupported_device(profile, scheme, machine)
         or _undivided(profile, machine, workload)
@@ -40,6 +41,12 @@ def refusal(
 def _unread_file(profile: EngineProfile, model: ModelSpec) -> str | None:
     if model.container and model.container not in profile.quant_kinds:
         return f"{profile.name} does not read {model.container.upper()} files: llama.cpp and Ollama run {model.name}"
+    return None
+
+
+def _no_generator(profile: EngineProfile, model: ModelSpec) -> str | None:
+    if model.makes_images and not profile.constants.get("makes_images"):
+        return f"{profile.name} does not run image generators such as {model.name}: Diffusers does"
     return None
 
 

@@ -38,6 +38,10 @@ def assign(model: ModelSpec, scheme: Scheme, *, gguf: bool = False, imatrix: boo
     """
     if scheme.kind == "file":
         return assign_file(model)
+    if model.makes_images and scheme.kind == "gguf":
+        from fitcalc.quantization.one_type import assign_one_type
+
+        return assign_one_type(model, scheme)
     if gguf or scheme.kind == "gguf":
         return assign_gguf(model, scheme, imatrix=imatrix)
     loaded = [tensor for tensor in model.tensors if tensor.part != "mtp"]

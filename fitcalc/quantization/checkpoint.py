@@ -29,6 +29,10 @@ def checkpoint_bytes(model: ModelSpec, scheme: Scheme, *, gguf: bool = False, im
     """
     if scheme.kind == "file" and model.file_bytes is not None:
         return model.file_bytes
+    if model.makes_images and scheme.kind == "gguf":
+        from fitcalc.quantization.one_type import assign_one_type
+
+        return total_bytes(assign_one_type(model, scheme), file=True)
     if gguf or scheme.kind == "gguf":
         stored = assign_gguf(model, scheme, imatrix=imatrix, mtp=True)
         header: int = round_up(gguf_header_bytes(model, scheme, stored), 32)

@@ -7,7 +7,7 @@ from tabulate import tabulate
 from fitcalc.render.pool import pool_text
 from fitcalc.render.text import layer_words
 from fitcalc.spec.report import FitReport, Recommendation
-from fitcalc.units import format_gib
+from fitcalc.units import format_asked, format_gib
 
 
 def _table(rows: list[list[str]], headers: list[str]) -> str:
@@ -20,7 +20,8 @@ def report_markdown(report: FitReport) -> str:
     lines = [
         f"## {report.model['name']} · {asked['quant_name']} · {asked['engine_name']} · {asked['devices_name']}",
         "",
-        f"**{report.verdict.replace('_', ' ')}** at {asked['context_tokens']:,} tokens × {asked['concurrency']:,}",
+        f"**{report.verdict.replace('_', ' ')}** at "
+        + format_asked(asked["context_tokens"], asked["concurrency"], asked.get("resolution")),
     ]
     for device in report.devices:
         rows = [
@@ -38,6 +39,7 @@ def report_markdown(report: FitReport) -> str:
     limits = report.limits
     rows = [
         ["largest context", f"{limits.max_context_tokens:,}" if limits.max_context_tokens else "–"],
+        *([["largest picture", f"{limits.max_resolution_px:,} px"]] if limits.max_resolution_px else []),
         ["most requests", f"{limits.max_concurrency:,}" if limits.max_concurrency else "–"],
         ["cache per token", f"{report.kv_cache.bytes_per_token:,} B"],
     ]

@@ -10,6 +10,7 @@ import math
 from typing import Literal
 
 from fitcalc.frozen import dataclass
+from fitcalc.spec.image import ImagePart, ImageRun
 from fitcalc.spec.quant import CheckpointQuant, Format
 
 Split = Literal["columns", "rows", "vocab", "heads", "experts", "replicated"]
@@ -136,7 +137,7 @@ class ModelSpec:
     name: str
     family: str
     model_type: str
-    kind: Literal["decoder", "encoder", "encoder-decoder", "component"]
+    kind: Literal["decoder", "encoder", "encoder-decoder", "component", "pipeline"]
     tensors: tuple[Tensor, ...]
     cache_layers: tuple[CacheLayer, ...]
     layers: int
@@ -180,6 +181,10 @@ class ModelSpec:
     what is unknown has no bound."""
     container: Literal["", "gguf"] = ""
     """gguf: these are the tensors of a GGUF file, which other engines than those of its world do not read."""
+    image: ImagePart | None = None
+    """Of a component of an image generator: what its pass keeps alive."""
+    run: ImageRun | None = None
+    """Of a pipeline: the components whose tensors these are."""
 
     @property
     def params_total(self) -> int:
@@ -195,6 +200,11 @@ class ModelSpec:
     def is_unbounded(self) -> bool:
         """What is unknown of it has no bound, so that nothing fits for sure."""
         return bool(self.unknowns) and self.at_least is None
+
+    @property
+    def makes_images(self) -> bool:
+        """A pipeline that generates images, or a part of one: it is asked by resolution, not by tokens."""
+        return self.image is not None or self.run is not None
 
     @property
     def is_moe(self) -> bool:

@@ -15,6 +15,12 @@ class Component:
     count: int = 1
     params: int | None = None
     """Parameters of this part alone, where it is a part of its model."""
+    upcast: bool = False
+    """Runs in 32 bit when it is loaded in fp16."""
+    on_device: bool = False
+    """Stays on the card when the other components are offloaded."""
+    quantized: bool = False
+    """A quantization takes its linear layers, unless others are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +32,11 @@ class Pipeline:
     components: tuple[Component, ...]
     source: str = ""
     notes: tuple[str, ...] = ()
+    dtype: str = "fp16"
+    """Type that its documentation loads it in."""
+    side_px: int = 0
+    """Side of the picture it makes by default."""
+    samples: int = 2
+    """Samples that the denoiser runs per picture: 2 with classifier-free guidance."""
+    prompt_tokens: int = 77
+    """Length that a prompt is filled up to."""

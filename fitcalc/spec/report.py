@@ -60,6 +60,8 @@ class Limits:
     max_context_tokens: int | None
     max_concurrency: int | None
     kv_cache_tokens: int | None
+    max_resolution_px: int | None = None
+    """Side of the largest square picture, for image generators."""
 
 
 @dataclass(frozen=True, slots=True)

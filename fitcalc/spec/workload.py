@@ -11,6 +11,23 @@ from fitcalc.spec.quant import Scheme
 
 
 @dataclass(frozen=True, slots=True)
+class Media:
+    """Pictures and sound of one request: what goes into a model that reads them, and the size of what one makes."""
+
+    images: int = 0
+    image_px: tuple[int, int] = (0, 0)
+    """Width and height of each image that goes in; (0, 0): the size the model was made for."""
+    audio_seconds: float = 0
+    picture_px: tuple[int, int] = (0, 0)
+    """Width and height of each picture that is made."""
+    tokens: int = 0
+    """Tokens of the context that the images and the sound of a request take."""
+
+
+NO_MEDIA = Media()
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """One request shape. `context_tokens` is per request (prompt and answer); both numbers may be arrays in a sweep."""
 
@@ -28,6 +45,7 @@ class Workload:
     """Whole experts are divided over the tensor × data parallel ranks, instead of each expert's width."""
     draft: tuple[ModelSpec, Scheme] | None = None
     """A model that proposes tokens for this one to check, and how it is stored."""
+    media: Media = NO_MEDIA
 
     @property
     def ranks(self) -> int:
