@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitcalc.catalog import building
 from fitcalc.catalog.files import packaged_folder, read_toml, use_folders, user_folders
-from fitcalc.catalog.finding import KINDS, Found, ids, read_index, resolve
+from fitcalc.catalog.finding import KINDS, Found, ids, known, read_index, resolve
 from fitcalc.catalog.names import canonical
 from fitcalc.catalog.quants import QuantRow, quant_rows
 from fitcalc.errors import ProfileError, UnitError, UnknownNameError
@@ -35,6 +35,7 @@ __all__ = [
     "check",
     "device_from_size",
     "ids",
+    "known",
     "larger_devices",
     "load_device",
     "load_engine",

@@ -72,6 +72,21 @@ def resolve(kind: str, name: str) -> Found:
     raise _unknown(kind, kinds, text)
 
 
+def variants(kind: str, name: str) -> tuple[str, ...]:
+    """Ids that a name may mean when sizes follow it: 'RTX 3060' -> rtx-3060-12gb, rtx-3060-8gb; () for none, sorted."""
+    base = key_of(kind, name)
+    keys = _packaged_keys(kind)[0] | _user_keys(kind, user_folders())[0]
+    sizes = re.compile(rf"{re.escape(base)}(-\d+)*")
+    return tuple(sorted({profile for key, profile in keys.items() if base and sizes.fullmatch(key)}))
+
+
+def known(kind: str, name: str) -> Found | None:
+    """The profile that has this very name as its id or alias; None where a name would still be free."""
+    text = name.strip()
+    found = (_by_id(group, text.lower()) or _by_alias(group, text) for group in _kinds_of(kind))
+    return next((place for place in found if place is not None), None)
+
+
 def key_of(kind: str, name: str) -> str:
     """The canonical spelling of a name of this kind."""
     return canonical_device(name) if kind in ("gpus", "cpus", "nodes") else canonical(name)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "fit": "fitcalc.cli.fit:command",
-    "models": "fitcalc.cli.lists:models",
+    "models": "fitcalc.cli.models:models",
     "devices": "fitcalc.cli.lists:devices",
     "quants": "fitcalc.cli.lists:quants",
     "engines": "fitcalc.cli.lists:engines",

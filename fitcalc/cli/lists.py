@@ -46,7 +46,7 @@ def _command(title: str, kinds: tuple[str, ...], help_text: str) -> click.Comman
     return command
 
 
-models = _command("models", ("models", "pipelines"), "Models of the catalogue, those that hold TEXT if given.")
+list_models = _command("list", ("models", "pipelines"), "Models of the catalogue, those that hold TEXT if given.")
 devices = _command("devices", ("gpus", "cpus", "nodes"), "GPUs, CPUs, boards and whole nodes of the catalogue.")
 quants = _command("quants", ("quants",), "Quantizations: what they are and which engines run them.")
 engines = _command("engines", ("engines",), "Engines and their versions.")

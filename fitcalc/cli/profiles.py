@@ -22,7 +22,7 @@ def check(folder: str | None) -> int:
         click.echo(f"no profiles in {', '.join(looked)}", err=True)
     for problem in problems:
         click.echo(problem, err=True)
-    click.echo(f"{checked} profiles checked, {len(problems)} wrong")
+    click.echo(f"{checked} profile{'s' if checked != 1 else ''} checked, {len(problems)} wrong")
     return 2 if problems else 0
 
 

@@ -172,7 +172,7 @@ def _cache(by_layer: Mapping[int, _Rows], config: Config, head_dim: int) -> tupl
         if latent:
             found.append(CacheLayer("mla", tuple(layers), latent_elems=latent))
             continue
-        heads = key // head_dim if head_dim else 1
+        heads = max(key // head_dim, 1) if head_dim else 1
         found.append(CacheLayer(kind, tuple(layers), heads, key // heads, value // heads, window))
     return tuple(found)
 

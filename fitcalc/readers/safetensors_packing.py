@@ -233,6 +233,8 @@ def _likely_bits(mains: dict[str, Entry], companions: dict[str, Parts]) -> int:
 def _joined(base: str, main: Entry, parts: Parts, packed: _Packed) -> list[Weight]:
     """The weight with the companions that every copy has its share of; others stand beside it."""
     copies = packed.copies
+    if not copies:
+        return [plain_weight(part) for part in (main, *parts.values())]
     shared = [part for part in parts.values() if copies == 1 or (part.shape and part.shape[0] == copies)]
     beside = [plain_weight(part) for part in parts.values() if part not in shared]
     each, values = sum(part.bytes for part in (main, *shared)) // copies, main.bytes // copies
