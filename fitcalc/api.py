@@ -16,6 +16,7 @@ from fitcalc.errors import RequestError, UnknownNameError
 from fitcalc.machine import machine_label, machine_of
 from fitcalc.media import batch_of, context_with, media_inputs, media_of, media_words, model_for
 from fitcalc.plan import Request, division_notes, named_scheme, nothing_runs, required_case, runs_gguf
+from fitcalc.quality import quality_of
 from fitcalc.quantization import checkpoint_bytes, weights_bytes
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.model import ModelSpec
@@ -211,6 +212,9 @@ def report(
         notes=tuple(_notes(request, case, asked_quant, hosted=not all(entry.decisive for entry in entries))),
         fitcalc_version=__version__,
         pool=judge.pool_of(case, context, concurrency),
+        quality=quality_of(
+            request.model, case.scheme, case.workload.kv_dtype, imatrix=bool(case.workload.options.get("imatrix"))
+        ),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from fitcalc.ledger import Term
 from fitcalc.render.command import wrap_command
+from fitcalc.render.loss import quality_words
 from fitcalc.render.pool import pool_text, rank_words
 from fitcalc.render.style import Style, plain
 from fitcalc.spec.report import DeviceReport, Estimate, FitReport
@@ -251,6 +252,8 @@ def _limit_lines(report: FitReport, style: Style) -> Iterator[str]:
     rates = [*_rates(report), *([report.speed.note] if report.speed.note else [])]
     if rates:
         yield from _labelled("speed", " · ".join(rates), style)
+    if loss := quality_words(report.quality):
+        yield from _labelled("quality", loss, style)
 
 
 def layer_words(report: FitReport) -> str:

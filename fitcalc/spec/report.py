@@ -116,6 +116,30 @@ class Speed:
     """What a reader has to know of the estimate, or why there is none."""
 
 
+QualityLevel = Literal["lossless", "high", "medium", "low"]
+
+
+QualityBasis = Literal["exact", "derived", "converted", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What the quantization is expected to cost against the model in 16 bit."""
+
+    perplexity_rise: Estimate | None
+    """Relative: 0.03 is 3 % more; nine in ten are expected in the range. None: not known, `note` says why."""
+    level: QualityLevel | None
+    """By the expected rise: lossless up to 0.1 %, high 1 %, medium 6 %, low beyond."""
+    basis: QualityBasis
+    """exact: nothing is lost; derived: from measured perplexities; converted: from measured task accuracies."""
+    bits_per_weight: float | None
+    """Of the quantized matrices in the layers, scales included; None where none is below 16 bit."""
+    generation: str = ""
+    """The models whose measurements the estimate follows."""
+    source: str = ""
+    note: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Alternative:
     """Another plan that was looked at: what it is, whether it fits, and what changes against the request."""
@@ -191,6 +215,7 @@ class FitReport:
     schema_version: int = SCHEMA_VERSION
     pool: KvPool | None = None
     """Of engines that fill the card with a pool; None for the others."""
+    quality: Quality | None = None
 
     def __repr__(self) -> str:
         """One line that tells reports apart; `to_json()` has the whole."""
