@@ -70,7 +70,7 @@ def test_an_added_model_answers_to_its_names_and_passes_the_check(
         facts = json.loads(capsys.readouterr().out)["model"]
         assert (facts["id"], facts["params_total"]) == ("my-model", spec.params_total)
     assert run(["profiles", "check"]) == 0
-    assert "1 profile checked, 0 wrong" in capsys.readouterr().out
+    assert "1 profile checked, 0 problems" in capsys.readouterr().out
     assert run(["models", "my-model"]) == 0
     assert "me/my-tune" in capsys.readouterr().out
 

@@ -66,11 +66,11 @@ def _judged(read: Callable[[bytes], ModelSpec]) -> Callable[[bytes], None]:
     found: set[tuple[str, str, int]] = set()
 
     def test_one(data: bytes) -> None:
-        began = time.monotonic()
+        began = time.process_time()
         try:
             _hold(read, data)
-            if time.monotonic() - began > _SOON_S:
-                raise AssertionError(f"took {time.monotonic() - began:.1f} s")
+            if time.process_time() - began > _SOON_S:
+                raise AssertionError(f"took {time.process_time() - began:.1f} s")
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             place = (type(error).__name__, last.filename, last.lineno or 0)

@@ -157,8 +157,11 @@ def load_pipeline(name: str) -> Pipeline:
 def _engine(content: dict[str, Any], found: Found) -> EngineProfile:
     """An engine with the one that it starts."""
     name = content.get("starts", "")
-    if name and read_toml(resolve("engines", name).path).get("starts"):
-        raise ProfileError(f"starts: {name} itself starts another engine", hint="name that other engine")
+    try:
+        if name and read_toml(resolve("engines", name).path).get("starts"):
+            raise ProfileError(f"starts: {name} itself starts another engine", hint="name that other engine")
+    except UnknownNameError as error:
+        raise ProfileError(f"starts: {error}", hint=error.hint) from error
     return building.engine_of(content, found.id, load_engine(name) if name else None)
 
 
@@ -181,7 +184,7 @@ def _built(found: Found) -> Any:
 
     content = read_toml(found.path)
     hold_to_form(found.kind, content, found.path)
-    return _spec_of(content, found)
+    return _spec_of(content, found, sensible=True)
 
 
 @lru_cache(maxsize=512)
@@ -189,9 +192,14 @@ def _built_once(found: Found) -> Any:
     return _spec_of(read_toml(found.path), found)
 
 
-def _spec_of(content: dict[str, Any], found: Found) -> Any:
+def _spec_of(content: dict[str, Any], found: Found, *, sensible: bool = False) -> Any:
     try:
-        return _BUILD[found.kind](content, found)
+        spec = _BUILD[found.kind](content, found)
+        if sensible:
+            from fitcalc.catalog.sense import hold_sense
+
+            hold_sense(found.kind, content, spec)
+        return spec
     except ProfileError as error:
         raise ProfileError(f"{found.path}: {error}", hint=error.hint) from error
 

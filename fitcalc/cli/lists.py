@@ -35,8 +35,8 @@ def _list(title: str, kinds: tuple[str, ...], filter_text: str | None, as_json: 
     return 0
 
 
-def _command(title: str, kinds: tuple[str, ...], help_text: str) -> click.Command:
-    @click.command(title, help=help_text)
+def _command(title: str, kinds: tuple[str, ...], help_text: str, name: str = "") -> click.Command:
+    @click.command(name or title, help=help_text)
     @click.argument("filter_text", required=False, metavar="[TEXT]")
     @click.option("--json", "as_json", is_flag=True, help="As JSON.")
     @profiles_option
@@ -46,7 +46,9 @@ def _command(title: str, kinds: tuple[str, ...], help_text: str) -> click.Comman
     return command
 
 
-list_models = _command("list", ("models", "pipelines"), "Models of the catalogue, those that hold TEXT if given.")
+list_models = _command(
+    "models", ("models", "pipelines"), "Models of the catalogue, those that hold TEXT if given.", name="list"
+)
 devices = _command("devices", ("gpus", "cpus", "nodes"), "GPUs, CPUs, boards and whole nodes of the catalogue.")
 quants = _command("quants", ("quants",), "Quantizations: what they are and which engines run them.")
 engines = _command("engines", ("engines",), "Engines and their versions.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 
@@ -15,15 +17,23 @@ def profiles() -> None:
 def check(folder: str | None) -> int:
     """Validate every profile in FOLDER (default: the user folders); exit 2 when one is wrong."""
     from fitcalc import catalog
+    from fitcalc.checking import check_profiles
 
-    checked, problems = catalog.check(folder)
+    if folder and os.path.isdir(folder):
+        # Its profiles may name one another.
+        catalog.use_folders([folder])
+    checked, problems = check_profiles(folder)
     if not checked and not problems:
         looked = [folder] if folder else _looked_in()
         click.echo(f"no profiles in {', '.join(looked)}", err=True)
     for problem in problems:
         click.echo(problem, err=True)
-    click.echo(f"{checked} profile{'s' if checked != 1 else ''} checked, {len(problems)} wrong")
+    click.echo(f"{_counted(checked, 'profile')} checked, {_counted(len(problems), 'problem')}")
     return 2 if problems else 0
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _looked_in() -> list[str]:
