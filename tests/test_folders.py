@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +59,16 @@ def test_the_command_names_the_folder_as_it_was_given(tmp_path: Path, monkeypatc
     assert report.recommendation.command.startswith("vllm serve ./my-model --max-model-len")
 
 
-def test_a_folder_that_a_shell_would_misread_is_a_placeholder(tmp_path: Path) -> None:
-    folder = model(tmp_path / "my model; echo")
-    command = fitcalc.fit(folder, gpu="h100-80", engine="vllm", quant="bf16").recommendation.command
-    assert str(folder) not in command
-    assert command.startswith("vllm serve <")
+def test_a_folder_that_a_shell_would_misread_is_quoted(tmp_path: Path) -> None:
+    folder = model(tmp_path / "my model; echo 'x' $(id)")
+    for engine in ("vllm", "sglang", "tgi", "tensorrt-llm"):
+        command = fitcalc.fit(folder, gpu="h100-80", engine=engine, quant="bf16").recommendation.command
+        assert str(folder) in shlex.split(command)
+    program = fitcalc.fit(folder, gpu="h100-80", engine="transformers", quant="bf16").recommendation.command
+    python, switch, code = shlex.split(program)
+    assert (python, switch) == ("python", "-c")
+    names = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    assert str(folder) in names
 
 
 def test_a_name_without_a_slash_that_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

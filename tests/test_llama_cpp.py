@@ -347,7 +347,7 @@ def test_command_without_a_known_repository_has_a_visible_placeholder() -> None:
     value = dict(pairwise(words))
     assert value["-ngl"] == "20"
     assert value["-ts"] == "3,1"
-    assert {"--no-mmap", "-nkvo"} <= set(words)
+    assert {"--load-mode", "none", "-nkvo"} <= set(words)
 
 
 def test_start_commands_name_only_files_that_are_there() -> None:

@@ -6,6 +6,8 @@ An engine module defines the functions of `Engine` below at module level. `conte
 
 from __future__ import annotations
 
+import re
+import shlex
 from typing import Any, Protocol
 
 from fitcalc.errors import UnknownNameError
@@ -104,10 +106,26 @@ def repository(model: ModelSpec, scheme: Scheme) -> str:
     known = dict(model.quantized_repos).get(scheme.id)
     if known:
         return known
-    if model.hf_repo and (own == scheme.id or (not own and scheme.kind == "float")):
+    named = model.hf_repo and not model.hf_repo.startswith("-")
+    if named and (own == scheme.id or (not own and scheme.kind == "float")):
         return model.hf_repo
     article = "an" if scheme.id[0] in "aefhilmnorsx" else "a"
-    return f"<{article}-{scheme.id.upper()}-repository-of-{model.name.replace(' ', '-')}>"
+    return placeholder(f"{article}-{scheme.id.upper()}-repository-of-{model.name}")
+
+
+def placeholder(said: str) -> str:
+    """'<said>' as something to replace by hand: one word, whatever a model's name holds."""
+    return f"<{re.sub(r'[^A-Za-z0-9._-]+', '-', said)}>"
+
+
+def is_placeholder(word: str) -> bool:
+    """A word that `placeholder` made."""
+    return re.fullmatch(r"<[A-Za-z0-9._-]+>", word) is not None
+
+
+def as_word(text: str) -> str:
+    """The text as one word of a shell's command; a placeholder stays readable, for it is meant to be replaced."""
+    return text if is_placeholder(text) else shlex.quote(text)
 
 
 def elem_bytes_of(scheme: Scheme) -> int:

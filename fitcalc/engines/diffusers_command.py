@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ _METHODS = ("enable_vae_slicing", "enable_vae_tiling", "enable_model_cpu_offload
 
 def program(prepared: Prepared, pictures: int) -> str:
     """`python -c '…'`: load, move or offload, and make one batch of pictures."""
-    return f"python -c '{'; '.join(_statements(prepared, pictures))}'"
+    return f"python -c {shlex.quote('; '.join(_statements(prepared, pictures)))}"
 
 
 def _statements(prepared: Prepared, pictures: int) -> Iterator[str]:
@@ -24,11 +26,12 @@ def _statements(prepared: Prepared, pictures: int) -> Iterator[str]:
     if model.run is None:
         repo, kind = repository(model, prepared.scheme), model.model_type
         yield f"import torch; from diffusers import {kind}"
-        yield f'model = {kind}.from_pretrained("{repo}", subfolder="{_folder(model.model_type)}", {_dtype(prepared)})'
+        words = [json.dumps(repo), f'subfolder="{_folder(model.model_type)}"', _dtype(prepared)]
+        yield f"model = {kind}.from_pretrained({', '.join(words)})"
         return
     quantized, extra = _quantization(prepared)
     yield f"import torch; from diffusers import DiffusionPipeline{extra}"
-    words = [f'"{_repository(prepared)}"', _dtype(prepared), *quantized]
+    words = [json.dumps(_repository(prepared)), _dtype(prepared), *quantized]
     yield f"pipe = DiffusionPipeline.from_pretrained({', '.join(words)})"
     if not (options["enable_model_cpu_offload"] or options["enable_sequential_cpu_offload"]):
         yield f'pipe.to("{"cuda" if prepared.machine.gpus else "cpu"}")'

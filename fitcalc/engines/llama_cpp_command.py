@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 
+from fitcalc.engines.base import as_word, placeholder
 from fitcalc.engines.llama_cpp_settings import KV_NAMES, Settings, Shape
 from fitcalc.quantization.mmproj import has_towers
 from fitcalc.spec.engine import EngineProfile
@@ -44,8 +45,7 @@ def file_name(model: ModelSpec, scheme: Scheme) -> str:
     """The file that was read, or a visible placeholder for one to put in."""
     if scheme.kind == "file":
         return model.source
-    subject = (model.hf_repo.rpartition("/")[2] or model.id).replace(" ", "-")
-    return f"<{subject}-{file_type(scheme)}.gguf>"
+    return placeholder(f"{model.hf_repo.rpartition('/')[2] or model.id}-{file_type(scheme)}.gguf")
 
 
 def hub_file(model: ModelSpec, scheme: Scheme) -> str:
@@ -84,22 +84,31 @@ def start_command(
         "llama-server",
         *source,
         *("-c", str(shape.total_cells), "-np", str(shape.sequences)),
-        *_layers(cards, gpu_layers, all_layers, cpu_expert_layers),
+        *_layers(cards, gpu_layers, all_layers),
+        *_experts(profile, min(cpu_expert_layers, all_layers - 1) if cards else 0),
         *("-b", str(settings.batch), "-ub", str(settings.ubatch)),
         *_attention(profile, settings),
         *_switches(profile, workload, settings, cards),
         *(("-ts", ",".join(f"{part:g}" for part in split)) if split else ()),
     ]
-    # The placeholder stays readable: it is meant to be replaced.
-    return " ".join(word if word.startswith("<") else shlex.quote(word) for word in words)
+    absent = profile.constants.get("absent_flags", ())
+    return " ".join(as_word(word) for word in words if word not in absent)
 
 
-def _layers(cards: int, gpu_layers: int, all_layers: int, cpu_expert_layers: int) -> Iterator[str]:
-    if not cards:
+def _layers(cards: int, gpu_layers: int, all_layers: int) -> Iterator[str]:
+    if cards:
+        yield from ("-ngl", str(gpu_layers if gpu_layers < all_layers else 99 if all_layers <= 99 else all_layers))
+
+
+def _experts(profile: EngineProfile, layers: int) -> Iterator[str]:
+    """The experts of the first layers in RAM: by their number, or in versions before that by their tensors."""
+    if not layers:
         return
-    yield from ("-ngl", str(gpu_layers if gpu_layers < all_layers else 99 if all_layers <= 99 else all_layers))
-    if cpu_expert_layers:
-        yield from ("--n-cpu-moe", str(min(cpu_expert_layers, all_layers - 1)))
+    if profile.constants.get("names_expert_tensors"):
+        numbers = "|".join(str(layer) for layer in range(layers))
+        yield from ("-ot", rf"blk\.({numbers})\.ffn_.*_exps.*=CPU")
+    else:
+        yield from ("--n-cpu-moe", str(layers))
 
 
 def _attention(profile: EngineProfile, settings: Settings) -> Iterator[str]:
@@ -121,7 +130,7 @@ def _switches(profile: EngineProfile, workload: Workload, settings: Settings, ca
     if settings.cache_on_host:
         yield "-nkvo"
     if not settings.mapped:
-        yield "--no-mmap"
+        yield from profile.constants["unmapped_words"]
     if not settings.repacked:
         yield "--no-repack"
     if profile.constants["keeps_prompts"]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fitcalc.engines.base import DeviceLedger, Pool, elem_bytes_of, kv_block, memory_notes, repository
+from fitcalc.engines.base import DeviceLedger, Pool, as_word, elem_bytes_of, kv_block, memory_notes, repository
 from fitcalc.engines.options import settled
 from fitcalc.formulas import mlx, state
 from fitcalc.formulas.runtime import profiled_tokens
@@ -266,11 +266,11 @@ def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
     """The command that starts the server as the ledger assumes it; before it, one that makes a quantized copy."""
     model, scheme, options = prepared.model, prepared.scheme, prepared.workload.options
     made = scheme.kind == "mlx" and _converts(model, scheme)
-    source = f"{model.id}-{scheme.id}" if made else repository(model, scheme)
+    source = as_word(f"{model.id}-{scheme.id}" if made else repository(model, scheme))
     first = []
     if made:
         group = scheme.weight.group_elems
-        words = ["mlx_lm.convert", "--hf-path", model.hf_repo, "-q", "--q-bits", str(scheme.bits)]
+        words = ["mlx_lm.convert", "--hf-path", as_word(model.hf_repo), "-q", "--q-bits", str(scheme.bits)]
         first = [*words, "--q-group-size", str(group), "--mlx-path", f"{source}\n"]
     if prepared.kv_bits:
         kept = ["--kv-bits", str(prepared.kv_bits), "--kv-group-size", str(options["kv_group_size"])]

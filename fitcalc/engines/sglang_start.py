@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fitcalc.engines import distributed, served
-from fitcalc.engines.base import memory_notes, repository
+from fitcalc.engines.base import as_word, memory_notes, repository
 from fitcalc.engines.served import Prepared
 from fitcalc.errors import RequestError
 from fitcalc.formulas import split
@@ -191,7 +191,7 @@ def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
     several."""
     model, scheme, work, options = prepared.model, prepared.scheme, prepared.workload, prepared.options
     settings: Settings = prepared.settings
-    parts = ["python -m sglang.launch_server --model-path", repository(model, scheme)]
+    parts = ["python -m sglang.launch_server --model-path", as_word(repository(model, scheme))]
     if scheme.kind == "float" and scheme.weight.id != model.dtype and scheme.weight.id in _DTYPE_FLAGS:
         parts.append(f"--dtype {_DTYPE_FLAGS[scheme.weight.id]}")
     parts += [

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from fitcalc.engines import served
-from fitcalc.engines.base import DeviceLedger, Pool, elem_bytes_of, kv_block, memory_notes, repository, spread
+from fitcalc.engines.base import DeviceLedger, Pool, as_word, elem_bytes_of, kv_block, memory_notes, repository, spread
 from fitcalc.engines.options import settled
 from fitcalc.engines.paged import CacheTypes
 from fitcalc.engines.served import Card, Prepared, Seat
@@ -189,7 +189,7 @@ def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
     own = int(split.requests_share(requests=concurrency, ranks=work.data_parallel))
     ranks = work.tensor_parallel * work.data_parallel
     parts = [
-        f"trtllm-serve {repository(prepared.model, prepared.scheme)}",
+        f"trtllm-serve {as_word(repository(prepared.model, prepared.scheme))}",
         f"--max_seq_len {context_tokens}",
         f"--max_batch_size {settings.requests or own}",
         f"--max_num_tokens {settings.batch_tokens}",

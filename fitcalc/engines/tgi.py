@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from fitcalc.engines import served
-from fitcalc.engines.base import DeviceLedger, Pool, elem_bytes_of, kv_block, memory_notes, repository, spread
+from fitcalc.engines.base import DeviceLedger, Pool, as_word, elem_bytes_of, kv_block, memory_notes, repository, spread
 from fitcalc.engines.options import settled
 from fitcalc.engines.paged import CacheTypes
 from fitcalc.engines.served import Card, Prepared, Seat
@@ -194,7 +194,7 @@ def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
     model, scheme, work, options = prepared.model, prepared.scheme, prepared.workload, prepared.options
     flag = served.load_flag(model, scheme, prepared.profile)
     name = model.hf_repo if flag else repository(model, scheme)
-    parts = ["text-generation-launcher --model-id", name]
+    parts = ["text-generation-launcher --model-id", as_word(name)]
     if scheme.kind == "float" and scheme.weight.id != model.dtype and scheme.weight.id in _DTYPE_FLAGS:
         parts.append(f"--dtype {_DTYPE_FLAGS[scheme.weight.id]}")
     parts += [f"--quantize {flag}"] if flag else []

@@ -5,6 +5,8 @@ Several GPUs share the layers (device_map); without a GPU everything lies in the
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -266,7 +268,7 @@ def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
     flag = prepared.profile.constants["quantized_at_load"].get(scheme.id, "")
     at_load = bool(flag) and not model.quant and scheme.id not in dict(model.quantized_repos) and bool(model.hf_repo)
     repo = model.hf_repo if at_load else repository(model, scheme)
-    words = [f'"{repo}"', f'device_map="{"auto" if prepared.machine.gpus else "cpu"}"']
+    words = [json.dumps(repo), f'device_map="{"auto" if prepared.machine.gpus else "cpu"}"']
     if scheme.kind == "float":
         words.append(f"dtype=torch.{_TORCH_NAMES.get(scheme.weight.id, 'bfloat16')}")
     if at_load:
@@ -279,7 +281,7 @@ def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
     ]
     if model.kind in classes:
         lines.append(f"model.generation_config.max_length = {context_tokens}")
-    return f"python -c '{'; '.join(lines)}'"
+    return f"python -c {shlex.quote('; '.join(lines))}"
 
 
 def notes(prepared: Prepared) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from fitcalc.engines import distributed, division
-from fitcalc.engines.base import capability, memory_notes, repository
+from fitcalc.engines.base import as_word, capability, memory_notes, repository
 from fitcalc.engines.vllm_plan import Prepared
 from fitcalc.errors import RequestError
 from fitcalc.formulas import runtime, split
@@ -124,7 +124,7 @@ def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
     """`vllm serve` with every setting that the ledger depends on."""
     model, scheme, work = prepared.model, prepared.scheme, prepared.workload
     requests, batch, _ = batch_of(prepared, context_tokens, concurrency)
-    parts = ["vllm serve", repository(model, scheme)]
+    parts = ["vllm serve", as_word(repository(model, scheme))]
     if _halves_bf16(prepared):
         parts.append(f"--dtype {_DTYPE_FLAGS['fp16']}")
     elif scheme.kind == "float" and scheme.weight.id != model.dtype and scheme.weight.id in _DTYPE_FLAGS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -70,12 +69,7 @@ def model_from_shards(
     has_config = os.path.isfile(beside)
     called = os.path.basename(os.path.abspath(folder)) if has_config or not name or name == "model" else name
     place = folder or "."
-    return replace(spec, id=called, name=called, source=place, hf_repo=_as_word(place) if has_config else "")
-
-
-def _as_word(path: str) -> str:
-    """The path as a word of a start command; '' (a placeholder there) for one that a shell would read otherwise."""
-    return path if shlex.quote(path) == path else ""
+    return replace(spec, id=called, name=called, source=place, hf_repo=place if has_config else "")
 
 
 def shard_names(folder: str, name: str) -> list[str]:
