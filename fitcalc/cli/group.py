@@ -93,7 +93,8 @@ def _profiles_behind(args: list[str]) -> list[str]:
 def cli(ctx: click.Context) -> None:
     """Will MODEL fit, what is each byte for, and which deployment should be started?
 
-    MODEL is a catalogue id, an alias, a Hugging Face repository id or a path to a config.json.
+    MODEL is a catalogue id, an alias, a Hugging Face repository id, the path of a config.json, *.gguf, *.safetensors or
+    folder, - for a config.json on standard input, or hf:org/name to read its headers from the Hugging Face Hub.
     """
     if ctx.invoked_subcommand is None:
         click.echo(EXAMPLES)
