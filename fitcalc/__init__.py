@@ -7,19 +7,33 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fitcalc.api import fit, load_device, load_model
+    from fitcalc.api import cost, fit, load_device, load_model
     from fitcalc.errors import FitcalcError
+    from fitcalc.spec.cost_report import CostReport
     from fitcalc.spec.hardware import Device
     from fitcalc.spec.model import ModelSpec
     from fitcalc.spec.report import FitReport
 
-__all__ = ["Device", "FitReport", "FitcalcError", "ModelSpec", "__version__", "fit", "load_device", "load_model"]
+__all__ = [
+    "CostReport",
+    "Device",
+    "FitReport",
+    "FitcalcError",
+    "ModelSpec",
+    "__version__",
+    "cost",
+    "fit",
+    "load_device",
+    "load_model",
+]
 
 _HOMES = {
+    "cost": "fitcalc.api",
     "fit": "fitcalc.api",
     "load_model": "fitcalc.api",
     "load_device": "fitcalc.api",
     "FitcalcError": "fitcalc.errors",
+    "CostReport": "fitcalc.spec.cost_report",
     "FitReport": "fitcalc.spec.report",
     "ModelSpec": "fitcalc.spec.model",
     "Device": "fitcalc.spec.hardware",

@@ -39,7 +39,8 @@ def test_every_profile_has_the_form_of_its_kind(kind: str) -> None:
     assert contents
     for stem, content in contents.items():
         hold_to_form(kind, content, stem)
-        assert content["source"].strip(), f"{kind}/{stem} has no source"
+        listed = content["sources"].values() if kind == "prices" else [{"text": content["source"]}]
+        assert all(source["text"].strip() for source in listed), f"{kind}/{stem} has no source"
         assert content["name"].strip()
 
 

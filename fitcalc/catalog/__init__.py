@@ -296,6 +296,7 @@ def summaries(kind: str) -> list[dict[str, Any]]:
 
 def check(folder: str | None = None) -> tuple[int, tuple[str, ...]]:
     """How many profiles `folder` (by default the user's own folders) holds, and one line for each that is wrong."""
+    from fitcalc.catalog.prices import book_from_file
     from fitcalc.catalog.validation import problems_in
 
     load = {
@@ -306,5 +307,6 @@ def check(folder: str | None = None) -> tuple[int, tuple[str, ...]]:
         "nodes": load_node,
         "quants": load_scheme,
         "engines": load_engine,
+        "prices": book_from_file,
     }
     return problems_in(user_folders() if folder is None else (folder,), load)

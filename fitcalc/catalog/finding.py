@@ -12,7 +12,7 @@ from fitcalc.catalog.names import canonical, canonical_device, closest, is_stem
 from fitcalc.errors import FitcalcError, ProfileError, UnknownNameError
 from fitcalc.frozen import dataclass
 
-KINDS = ("models", "pipelines", "gpus", "cpus", "nodes", "quants", "engines")
+KINDS = ("models", "pipelines", "gpus", "cpus", "nodes", "quants", "engines", "prices")
 _GROUPS = {
     "model": ("models", "pipelines"),
     "pipeline": ("pipelines",),

@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from fitcalc.catalog.price_forms import PriceForm
+from fitcalc.catalog.strict import STRICT
 from fitcalc.spec.hardware import DeviceKind, Interconnect
 from fitcalc.spec.quant import SchemeKind
-
-STRICT: dict[str, Any] = {"extra": "forbid", "strict": True, "use_attribute_docstrings": True}
-"""What pydantic holds a form to: no unknown keys, no conversion of types."""
 
 
 @dataclass(eq=False, repr=False)
@@ -311,4 +310,5 @@ FORMS: dict[str, type[Any]] = {
     "nodes": NodeForm,
     "quants": QuantForm,
     "engines": EngineForm,
+    "prices": PriceForm,
 }

@@ -12,8 +12,9 @@ from typing import Any
 from fitcalc.catalog.building import device_of
 from fitcalc.catalog.files import read_toml, stems
 from fitcalc.catalog.finding import KINDS, key_of, names_of
+from fitcalc.catalog.prices import PACKED, book_from_file, packed
 from fitcalc.catalog.quants import row_of
-from fitcalc.catalog.validation import SCHEMA_NAMES, report_schema, schema
+from fitcalc.catalog.validation import SCHEMA_NAMES, cost_schema, report_schema, schema
 from fitcalc.errors import ProfileError
 
 _SHARED_NAMES = (("models", "pipelines"), ("gpus", "cpus", "nodes"), ("quants",), ("engines",))
@@ -59,6 +60,7 @@ def build_index(folder: str) -> dict[str, Any]:
         if repository := content.get("hf_repo"):
             index["repositories"]["models"].append(key_of("models", repository))
         index["sizes"]["models"][stem] = [content.get("family", ""), content["config"].get("model_type", ""), counted]
+    del index["prices"]  # they are looked up by card and model, from a file of their own
     ordered: dict[str, Any] = _sorted(index)
     return ordered
 
@@ -102,7 +104,10 @@ def _sorted(value: Any) -> Any:
 def texts(folder: str) -> dict[str, str]:
     """Path below `folder` -> content, of every generated file."""
     files = {"index.json": json.dumps(build_index(folder), ensure_ascii=False, separators=(",", ":"), indent=0) + "\n"}
+    places = (os.path.join(folder, "prices", f"{stem}.toml") for stem in sorted(stems(os.path.join(folder, "prices"))))
+    files[PACKED] = packed(map(book_from_file, places))
     for kind, name in SCHEMA_NAMES.items():
         files[f"schema/{name}.json"] = json.dumps(schema(kind), indent=2, ensure_ascii=False) + "\n"
+    files["schema/cost.json"] = json.dumps(cost_schema(), indent=2, ensure_ascii=False) + "\n"
     files["schema/report.json"] = json.dumps(report_schema(), indent=2, ensure_ascii=False) + "\n"
     return files

@@ -16,6 +16,7 @@ _COLUMNS = {
     "nodes": ("name", "device", "cards", "interconnect", "ram", "network", "provider"),
     "quants": ("name", "kind", "bits", "method", "engines"),
     "engines": ("name", "version", "device_kinds", "quant_kinds"),
+    "prices": ("name", "provider"),
 }
 
 

@@ -20,6 +20,7 @@ SCHEMA_NAMES = {
     "nodes": "node",
     "quants": "quant",
     "engines": "engine",
+    "prices": "price",
 }
 """Kind of profile -> name of its JSON Schema in profiles/schema/."""
 
@@ -79,15 +80,28 @@ def schema(kind: str) -> dict[str, Any]:
 
 def report_schema() -> dict[str, Any]:
     """The JSON Schema of what `--json` prints; unknown fields are allowed, because later versions may add some."""
+    from fitcalc.spec.report import FitReport
+
+    return _answer_schema(FitReport, "report")
+
+
+def cost_schema() -> dict[str, Any]:
+    """The JSON Schema of what `cost --json` prints."""
+    from fitcalc.spec.cost_report import CostReport
+
+    return _answer_schema(CostReport, "cost report")
+
+
+def _answer_schema(answer: type[Any], name: str) -> dict[str, Any]:
     from pydantic import TypeAdapter
 
-    from fitcalc.spec.report import SCHEMA_VERSION, FitReport
+    from fitcalc.spec.report import SCHEMA_VERSION
 
-    described: dict[str, Any] = TypeAdapter(FitReport).json_schema(mode="serialization")
+    described: dict[str, Any] = TypeAdapter(answer).json_schema(mode="serialization")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **described,
-        "title": f"fitcalc report, schema_version {SCHEMA_VERSION}",
+        "title": f"fitcalc {name}, schema_version {SCHEMA_VERSION}",
     }
 
 

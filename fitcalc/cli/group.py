@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "fit": "fitcalc.cli.fit:command",
+    "cost": "fitcalc.cli.cost:command",
     "models": "fitcalc.cli.models:models",
     "devices": "fitcalc.cli.lists:devices",
     "quants": "fitcalc.cli.lists:quants",
