@@ -69,7 +69,15 @@ def cost_of(model: ModelSpec, report: FitReport, asked: CostRequest) -> CostRepo
         # A node of a provider is that instance; one of a maker is rented wherever as many cards are.
         nodes = dict.fromkeys([report.inputs.get("node") or "", ""])
         found = (
-            hourly_prices(device.id, count, provider=asked.provider, spot=asked.spot, node=node, prices=prices)
+            hourly_prices(
+                device.id,
+                count,
+                provider=asked.provider,
+                spot=asked.spot,
+                node=node,
+                replicas=load.replicas,
+                prices=prices,
+            )
             for node in nodes
         )
         offers = next((ways for ways in found if ways), ())
@@ -85,7 +93,11 @@ def cost_of(model: ModelSpec, report: FitReport, asked: CostRequest) -> CostRepo
         rent=rent,
         own=own,
         apis=tuple(_api_cost(api, load, *((rent, own) if runs else (None, None))) for api in apis),
-        notes=(*notes, *_notes(report, load, asked, device, bool(offers), own, bool(apis)), *_waste(offers, count)),
+        notes=(
+            *notes,
+            *_notes(report, load, asked, device, bool(offers), own, bool(apis)),
+            *_waste(offers, count * load.replicas),
+        ),
         fitcalc_version=__version__,
     )
 
@@ -155,9 +167,8 @@ def _shown(price: HourlyPrice) -> RentOffer:
 
 
 def _rent_of(price: HourlyPrice, load: CostLoad) -> Rent:
-    each, whole = _per_million(price.usd_per_h, load)
-    usd_per_h = price.usd_per_h * load.replicas
-    return Rent(_shown(price), usd_per_h, usd_per_h * HOURS_PER_MONTH, each, whole)
+    each, whole = _per_million(price.usd_per_h / load.replicas, load)
+    return Rent(_shown(price), price.usd_per_h, price.usd_per_h * HOURS_PER_MONTH, each, whole)
 
 
 def _per_million(usd_per_h: float, load: CostLoad) -> tuple[Estimate | None, Estimate | None]:
@@ -237,7 +248,7 @@ def _mixed(api: ApiPrice, load: CostLoad) -> float:
 
 def _api_cost(api: ApiPrice, load: CostLoad, rent: Rent | None, own: Own | None) -> ApiCost:
     price = _mixed(api, load)
-    rented = None if rent is None else _break_even(rent.offer.usd_per_h * 24, price, 0.0, load)
+    rented = None if rent is None else _break_even(rent.usd_per_h / load.replicas * 24, price, 0.0, load)
     tokens = load.tokens_per_day
     return ApiCost(
         provider=api.provider,

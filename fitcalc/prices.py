@@ -33,7 +33,7 @@ class HourlyPrice:
 
     offer: Offer
     instances: int
-    """More than one only of those with eight cards and more."""
+    """For one replica more than one only of those with eight cards and more."""
     cards: int
     """That are paid for; more than asked where no instance has just as many."""
     usd_per_h: float
@@ -57,14 +57,17 @@ def hourly_price(
     provider: str = "",
     spot: bool = False,
     node: str = "",
+    replicas: int = 1,
     prices: Prices | None = None,
 ) -> HourlyPrice | None:
     """The cheapest way to rent `count` cards of a device id together [USD per hour]; None where no price is known.
 
     provider: id or name, one of `providers`. spot: prices that can be interrupted. node: only instances that are this
-    node of the catalogue. prices: those in force when not given. One look-up in a table: cheap enough for searches.
+    node of the catalogue. replicas: so many times `count` cards; one instance may hold several. prices: those in force
+    when not given. One look-up in a table: cheap enough for searches.
     """
-    return next(iter(hourly_prices(device, count, provider=provider, spot=spot, node=node, prices=prices)), None)
+    ways = hourly_prices(device, count, provider=provider, spot=spot, node=node, replicas=replicas, prices=prices)
+    return next(iter(ways), None)
 
 
 def hourly_prices(
@@ -74,6 +77,7 @@ def hourly_prices(
     provider: str = "",
     spot: bool = False,
     node: str = "",
+    replicas: int = 1,
     prices: Prices | None = None,
 ) -> tuple[HourlyPrice, ...]:
     """The cheapest way of each provider to rent `count` cards together, cheapest first; see `hourly_price`.
@@ -94,7 +98,7 @@ def hourly_prices(
     ]
     usual = [offer for offer in offers if offer.terms not in _BOUND]
     found: dict[str, HourlyPrice] = {}
-    for price in sorted(_ways(usual or offers, count, spot=spot), key=_order):
+    for price in sorted(_ways(usual or offers, count, replicas, spot=spot), key=_order):
         found.setdefault(price.offer.provider, price)
     return tuple(found.values())
 
@@ -105,12 +109,13 @@ def _order(price: HourlyPrice) -> tuple[float, int, list[int], str, str]:
     return price.usd_per_h, price.instances, latest_first, price.offer.provider, price.offer.instance
 
 
-def _ways(offers: list[Offer], count: int, *, spot: bool) -> Iterable[HourlyPrice]:
+def _ways(offers: list[Offer], count: int, replicas: int, *, spot: bool) -> Iterable[HourlyPrice]:
     """Each offer in as many instances as hold the cards; several only as nodes, not as single cards somewhere."""
     for offer in offers:
         price = _price_of(offer, spot=spot)
         if price is not None and offer.count >= min(count, CARDS_OF_A_HOST):
-            instances = math.ceil(count / offer.count)
+            shared = max(int(offer.count // count), 1)
+            instances = math.ceil(replicas / shared) * math.ceil(count / offer.count)
             yield HourlyPrice(offer, instances, int(instances * offer.count), instances * price, spot)
 
 

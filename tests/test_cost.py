@@ -104,6 +104,16 @@ def test_several_nodes_are_several_instances_of_eight_cards() -> None:
     assert all(price.offer.count >= 8 for price in hourly_prices("h100-sxm", 16))
 
 
+def test_replicas_share_an_instance_that_holds_several() -> None:
+    # Two cards each on instances of eight: four replicas in one, five in two.
+    prices = [hourly_price("h100-sxm", 2, provider="oci", replicas=number) for number in (1, 4, 5)]
+    assert [(price.instances, price.usd_per_h) for price in prices if price] == [(1, 80), (1, 80), (2, 160)]
+    # Sixteen cards are two nodes, for each replica.
+    large = hourly_price("h100-sxm", 16, provider="oci", replicas=3)
+    assert large is not None
+    assert (large.instances, large.cards) == (6, 48)
+
+
 def test_what_is_reserved_is_taken_only_where_nothing_else_is_offered() -> None:
     gb200 = hourly_price("gb200", 4)
     assert gb200 is not None

@@ -28,7 +28,7 @@ class CostLoad:
 
 @dataclass(frozen=True, slots=True)
 class RentOffer:
-    """A machine to rent for one replica."""
+    """Machines to rent for all replicas."""
 
     provider: str
     provider_name: str
@@ -85,7 +85,7 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """The load from which one replica is cheaper than an API."""
+    """The load from which one replica, at its share of what is rented or bought, is cheaper than an API."""
 
     tokens_per_day: float
     utilization: float | None
