@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fitcalc.api import cost, fit, load_device, load_model
+    from fitcalc.api import cost, detect, fit, load_device, load_model
+    from fitcalc.curves import curve
     from fitcalc.errors import FitcalcError
     from fitcalc.spec.cost_report import CostReport
-    from fitcalc.spec.hardware import Device
+    from fitcalc.spec.hardware import Device, Machine
     from fitcalc.spec.model import ModelSpec
     from fitcalc.spec.report import FitReport
 
@@ -19,9 +20,12 @@ __all__ = [
     "Device",
     "FitReport",
     "FitcalcError",
+    "Machine",
     "ModelSpec",
     "__version__",
     "cost",
+    "curve",
+    "detect",
     "fit",
     "load_device",
     "load_model",
@@ -29,6 +33,8 @@ __all__ = [
 
 _HOMES = {
     "cost": "fitcalc.api",
+    "curve": "fitcalc.curves",
+    "detect": "fitcalc.api",
     "fit": "fitcalc.api",
     "load_model": "fitcalc.api",
     "load_device": "fitcalc.api",
@@ -37,6 +43,7 @@ _HOMES = {
     "FitReport": "fitcalc.spec.report",
     "ModelSpec": "fitcalc.spec.model",
     "Device": "fitcalc.spec.hardware",
+    "Machine": "fitcalc.spec.hardware",
 }
 
 

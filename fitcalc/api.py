@@ -13,6 +13,7 @@ from fitcalc import verdict as judge
 from fitcalc.advice import recommendation
 from fitcalc.engines.options import settled
 from fitcalc.errors import RequestError, UnknownNameError
+from fitcalc.frozen import dataclass
 from fitcalc.machine import machine_label, machine_of
 from fitcalc.media import batch_of, context_with, media_inputs, media_of, media_words, model_for
 from fitcalc.plan import Request, division_notes, named_scheme, nothing_runs, required_case, runs_gguf
@@ -111,6 +112,13 @@ def load_device(name: str) -> Device:
     return catalog.load_device(arguments.text("device", name, "give an id, or a size such as '24GB'"))
 
 
+def detect() -> Machine:
+    """The machine this runs on, as `fit` plans for it where no device is named; its notes say what was found."""
+    from fitcalc.detection import look
+
+    return look().machine
+
+
 def fit(
     model: str | os.PathLike[str] | ModelSpec,
     *,
@@ -149,6 +157,46 @@ def fit(
 
     Raises UnknownNameError, RequestError, ModelFileError (bad input), UnsupportedModelError (cannot be decided).
     """
+    found = settle(**locals())
+    return report(found.request, found.case, found.verdict, found.looked, asked_quant=found.asked_quant)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A question with its plan: what `fit` reports on and `curve` follows."""
+
+    request: Request
+    case: judge.Case
+    verdict: Verdict
+    looked: tuple[choice.Looked, ...]
+    asked_quant: str | None
+
+
+def settle(
+    model: str | os.PathLike[str] | ModelSpec,
+    *,
+    gpu: str | Sequence[str] | None = None,
+    cpu: str | None = None,
+    ram: str | int | None = None,
+    quant: str | None = None,
+    context: int | str | None = None,
+    concurrency: int | str = 1,
+    engine: str | None = None,
+    kv_dtype: str | None = None,
+    tensor_parallel: int | None = None,
+    pipeline_parallel: int | None = None,
+    engine_options: Mapping[str, Any] | None = None,
+    gpu_used: str | int | None = None,
+    data_parallel: int | None = None,
+    expert_parallel: bool | None = None,
+    online: bool = False,
+    images: int = 0,
+    image_size: str | int | Sequence[int] | None = None,
+    audio_seconds: float | None = None,
+    resolution: str | int | Sequence[int] | None = None,
+    batch: int | str | None = None,
+) -> Settled:
+    """The plan that answers a question; arguments and errors are those of `fit`."""
     spec = model if isinstance(model, ModelSpec) else load_model(model, online=online)
     media = media_of(spec, images=images, image_size=image_size, audio_seconds=audio_seconds, resolution=resolution)
     concurrency = batch_of(concurrency, batch)
@@ -164,7 +212,7 @@ def fit(
         request = largest_that_fits(request, settled_plan[1])
         settled_plan = _settled(request, quant)
     looked, case, verdict = settled_plan
-    return report(request, case, verdict, looked, asked_quant=quant)
+    return Settled(request, case, verdict, looked, quant)
 
 
 def cost(
@@ -245,7 +293,7 @@ def report(
     context, concurrency = request.context_tokens, request.concurrency
     entries, gguf = case.ledgers(context, concurrency), runs_gguf(case.profile)
     return FitReport(
-        inputs=_inputs(request, case, asked_quant),
+        inputs=inputs_of(request, case, asked_quant),
         model=_model_facts(request.model),
         verdict=verdict,
         weights_bytes=weights_bytes(request.model, case.scheme, gguf=gguf),
@@ -259,7 +307,7 @@ def report(
         speed=speed_of(case, context, concurrency),
         recommendation=recommendation(request, case, looked, verdict),
         choices=tuple(entry.row for entry in looked),
-        notes=tuple(_notes(request, case, asked_quant, hosted=not all(entry.decisive for entry in entries))),
+        notes=tuple(notes_of(request, case, asked_quant, hosted=not all(entry.decisive for entry in entries))),
         fitcalc_version=__version__,
         pool=judge.pool_of(case, context, concurrency),
         quality=quality_of(
@@ -331,7 +379,8 @@ def _machine(
     return this_machine(ram=ram, gpu_used=gpu_used)
 
 
-def _inputs(request: Request, case: judge.Case, asked_quant: str | None) -> dict[str, Any]:
+def inputs_of(request: Request, case: judge.Case, asked_quant: str | None) -> dict[str, Any]:
+    """Every value of a plan that is used, defaults included."""
     machine = request.machine
     return {
         "model": request.model.id,
@@ -382,7 +431,8 @@ def _model_facts(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _notes(request: Request, case: judge.Case, asked_quant: str | None, *, hosted: bool) -> list[str]:
+def notes_of(request: Request, case: judge.Case, asked_quant: str | None, *, hosted: bool) -> list[str]:
+    """What a reader has to know beside the numbers."""
     spec, machine = request.model, request.machine
     notes = [*machine.notes, *spec.notes, *(f"not known: {text}" for text in spec.unknowns)]
     notes += media_words(request.media, request.context_tokens)

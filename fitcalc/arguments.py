@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ MOST_PARTS = 4096
 AUTO = "auto"
 """In place of a number: the largest that fits."""
 _NAME_A_DEVICE = "add --gpu rtx-3060, --cpu raspberry-pi-5-8gb or --gpu 24GB"
+_TIME = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(s|ms)\s*", re.IGNORECASE)
+_SECONDS = {"s": 1.0, "ms": 1e-3}
 _UNITLESS = re.compile(r"\s*\d+(\.\d+)?\s*(:\d+\s*)?")
 
 
@@ -93,6 +96,22 @@ def whole_or_auto(name: str, value: Any, largest: int, *, required: bool = False
 def is_auto(value: Any) -> bool:
     """'auto', in any case."""
     return isinstance(value, str) and value.strip().lower() == AUTO
+
+
+def seconds_or_none(name: str, value: Any) -> float | None:
+    """A time above zero in seconds, from a number of seconds or text with a unit ('2s', '50ms'), or None."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        match = _TIME.fullmatch(value)
+        if match is None:
+            raise RequestError(f"{name} {value!r} is not a time", hint="give a number and a unit, such as 2s or 50ms")
+        value = float(match[1]) * _SECONDS[match[2].lower()]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong_type(name, value, "a time", "give seconds as a number, or text such as '50ms'")
+    if not 0 < value < math.inf:
+        raise RequestError(f"{name} {value!r} is not a time above zero", hint="give seconds, or text such as '50ms'")
+    return float(value)
 
 
 def flag_or_none(name: str, value: Any) -> bool | None:

@@ -25,7 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "readers": BASE | {"spec", "architectures", "quantization", "catalog", "readers"},
     "catalog": BASE | {"spec", "architectures", "quantization", "catalog"},
     "engines": BASE | {"spec", "formulas", "quantization", "engines"},
-    "render": {"frozen", "units", "ledger", "spec", "render"},
+    "emission": BASE | {"spec", "catalog", "engines", "render", "emission"},
+    "render": {"errors", "frozen", "units", "ledger", "spec", "render"},
 }
 
 

@@ -92,6 +92,13 @@ def cost_schema() -> dict[str, Any]:
     return _answer_schema(CostReport, "cost report")
 
 
+def curve_schema() -> dict[str, Any]:
+    """The JSON Schema of what `--curve --json` prints."""
+    from fitcalc.spec.curve import Curve
+
+    return _answer_schema(Curve, "curve")
+
+
 def _answer_schema(answer: type[Any], name: str) -> dict[str, Any]:
     from pydantic import TypeAdapter
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from fitcalc.cli.curve import CURVE_NAMES, curve_options, refuse_without_curve
 from fitcalc.cli.options import (
     device_options,
     media_options,
@@ -24,6 +25,7 @@ from fitcalc.cli.options import (
 @device_options
 @plan_options
 @media_options
+@curve_options
 @online_option
 @output_options
 @click.option("--explain", is_flag=True, help="Every term with its formula, its inputs and their sources.")
@@ -47,6 +49,8 @@ def command(
     from fitcalc import api, catalog
     from fitcalc.cli import VERDICT_EXIT
 
+    curve = {name: plan[name] for name in CURVE_NAMES}
+    refuse_without_curve(curve)
     if profiles:
         catalog.use_folders([profiles])
     spec: Any = model
@@ -55,28 +59,32 @@ def command(
 
         with shown():
             spec = api.load_model(model, online=online)
-    found = api.fit(
-        spec,
-        gpu=list(gpu) or None,
-        cpu=cpu,
-        ram=ram,
-        gpu_used=gpu_used,
-        quant=plan["quant"],
-        context=None if context is None else tokens_or_auto(context),
-        concurrency=tokens_or_auto(concurrency),
-        engine=plan["engine"],
-        kv_dtype=plan["kv_dtype"],
-        tensor_parallel=plan["tp"],
-        pipeline_parallel=plan["pp"],
-        data_parallel=plan["dp"],
-        expert_parallel=plan["ep"],
-        engine_options=split_options(options),
-        images=plan["images"] or 0,
-        image_size=plan["image_size"],
-        audio_seconds=plan["audio_seconds"],
-        resolution=plan["resolution"],
-        batch=None if plan["batch"] is None else tokens_or_auto(plan["batch"]),
-    )
+    asked: dict[str, Any] = {
+        "gpu": list(gpu) or None,
+        "cpu": cpu,
+        "ram": ram,
+        "gpu_used": gpu_used,
+        "quant": plan["quant"],
+        "context": None if context is None else tokens_or_auto(context),
+        "concurrency": tokens_or_auto(concurrency),
+        "engine": plan["engine"],
+        "kv_dtype": plan["kv_dtype"],
+        "tensor_parallel": plan["tp"],
+        "pipeline_parallel": plan["pp"],
+        "data_parallel": plan["dp"],
+        "expert_parallel": plan["ep"],
+        "engine_options": split_options(options),
+        "images": plan["images"] or 0,
+        "image_size": plan["image_size"],
+        "audio_seconds": plan["audio_seconds"],
+        "resolution": plan["resolution"],
+        "batch": None if plan["batch"] is None else tokens_or_auto(plan["batch"]),
+    }
+    if curve["over"]:
+        from fitcalc.cli.curve import show_curve
+
+        return show_curve(spec, curve, form, **asked)
+    found = api.fit(spec, **asked)
     _show(found, form, explain=explain)
     return VERDICT_EXIT[found.verdict]
 

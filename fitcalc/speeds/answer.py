@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fitcalc.spec.report import Speed, SpeedPart
+from fitcalc.spec.report import Estimate, Speed, SpeedPart
 from fitcalc.speeds.families import ANY, Found, interval
 from fitcalc.speeds.figures import Ready, decode_rate, figures, lengths, ready
 from fitcalc.verdict import Case
@@ -48,12 +48,19 @@ def speed_at(
     at = figures(ready, context_tokens, concurrency, prompt, generated)
     found, prompted = _nearness(ready)
     family = ready.family
+    decode = interval(family, "decode", found, at.decode_tokens_per_s)
+    token = interval(family, "token", found, at.token_s)
+    if concurrency == 1:
+        # Alone, a request's time per token is the inverse of its rate, which has records of its own.
+        token = Estimate(
+            at.token_s, at.token_s * decode.estimate / decode.high, at.token_s * decode.estimate / decode.low
+        )
     return Speed(
-        decode_tokens_per_s=interval(family, "decode", found, at.decode_tokens_per_s),
+        decode_tokens_per_s=decode,
         prefill_tokens_per_s=interval(family, "prefill", prompted, at.prefill_tokens_per_s),
         time_to_first_token_s=interval(family, "first", prompted, at.first_s),
         total_tokens_per_s=interval(family, "total", found, at.total_tokens_per_s),
-        time_per_token_s=interval(family, "token", found, at.token_s),
+        time_per_token_s=token,
         prompt_tokens=prompt,
         generated_tokens=generated,
         bound_by=max(at.decode_parts, key=lambda name: float(at.decode_parts[name])),

@@ -16,7 +16,7 @@ from fitcalc.speeds.families import Found, family_of, parameters
 from fitcalc.speeds.places import Place, Plan, plan_of
 from fitcalc.speeds.rates import device_class, rates_of, storage_kind
 from fitcalc.speeds.serving import Load, serve
-from fitcalc.speeds.steps import Division, Parameters, Parts, Rates, decode_parts, prompt_parts
+from fitcalc.speeds.steps import Parameters, Parts, Rates, decode_parts, prompt_parts
 from fitcalc.units import least, most
 from fitcalc.verdict import Case
 
