@@ -8,6 +8,7 @@ place in the code is printed, its input is left in a file finding-*, and the run
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -129,6 +130,10 @@ def _mutate_config(data: bytes, max_size: int, seed: int) -> bytes:
     return json.dumps(config).encode()[:max_size]
 
 
+def _odd(chance: random.Random) -> Any:
+    return copy.deepcopy(chance.choice(_ODD))
+
+
 def _change(config: dict[str, Any], chance: random.Random) -> None:
     tables = [config, *(value for value in config.values() if isinstance(value, dict) and value)]
     place = chance.choice(tables)
@@ -139,13 +144,13 @@ def _change(config: dict[str, Any], chance: random.Random) -> None:
     elif way < 0.25:
         place["model_type"] = chance.choice(sorted(registry.BUILDERS))
     elif way < 0.4 and isinstance(place[key], list) and place[key]:
-        place[key] = [*place[key][: chance.randrange(len(place[key]))], chance.choice(_ODD)]
+        place[key] = [*place[key][: chance.randrange(len(place[key]))], _odd(chance)]
     elif way < 0.5:
-        place[chance.choice(list(config))] = place[key]
+        place[chance.choice(list(config))] = copy.deepcopy(place[key])
     elif way < 0.7 and type(place[key]) is int:
         place[key] += chance.choice((-1, 1, 7, place[key]))
     else:
-        place[key] = chance.choice(_ODD)
+        place[key] = _odd(chance)
 
 
 # --- safetensors ------------------------------------------------------------------------------------------------------
