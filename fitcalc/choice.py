@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from fitcalc import catalog, ledger
+from fitcalc import ledger
 from fitcalc import verdict as judge
 from fitcalc.catalog import QuantRow
 from fitcalc.errors import UnknownNameError
@@ -16,10 +16,15 @@ from fitcalc.plan import LEAST_BITS, Request, candidates, case_for, runs_gguf, s
 from fitcalc.quantization import weights_bytes
 from fitcalc.spec.hardware import Machine
 from fitcalc.spec.report import Alternative, QuantChoice, Verdict
+from fitcalc.speeds.answer import decode_tokens_per_s
 from fitcalc.verdict import Case
 
 LEAST_USEFUL_CONTEXT_TOKENS = 512
 """A shorter context is not offered as a way to make a model fit."""
+USEFUL_TOKENS_PER_S = 10.0
+"""About as fast as people read; a plan below it is chosen only where none reaches it."""
+AS_FAST = 0.9
+"""Rates within a tenth of each other are as fast: estimates of one device are no better than that."""
 _USUAL_BITS = 4
 
 
@@ -47,6 +52,8 @@ def looked_at(request: Request, case: Case) -> Looked:
     entries = case.ledgers(request.context_tokens, request.concurrency)
     headroom = judge.tightest_headroom(entries)
     bounded = headroom is not None and not case.model.is_unbounded and not case.model.makes_images
+    verdict = judge.verdict_of(case, request.context_tokens, request.concurrency)
+    runs = verdict in ("fits", "tight")
     shown = QuantChoice(
         quant=case.scheme.id,
         engine=case.profile.id,
@@ -54,9 +61,10 @@ def looked_at(request: Request, case: Case) -> Looked:
         total_bytes=max(ledger.total_bytes(entry.terms) for entry in entries),
         headroom_bytes=headroom,
         max_context_tokens=judge.max_context_tokens(case, request.concurrency) if bounded else None,
-        verdict=judge.verdict_of(case, request.context_tokens, request.concurrency),
+        verdict=verdict,
+        decode_tokens_per_s=decode_tokens_per_s(case, request.context_tokens, request.concurrency) if runs else None,
     )
-    return Looked(case, shown.verdict, shown)
+    return Looked(case, verdict, shown)
 
 
 def survey(request: Request) -> tuple[Looked, ...]:
@@ -70,30 +78,42 @@ def survey(request: Request) -> tuple[Looked, ...]:
 
 
 def choose(looked: tuple[Looked, ...]) -> Looked | None:
-    """The highest quality that fits, from 3 bits up; else tight; else fewer bits; else one to start changing from."""
+    """The highest quality that fits and is fast enough, from 3 bits up; else tight; else fewer bits; else one to start
+    changing from."""
     usual = [entry for entry in looked if entry.case.scheme.bits >= LEAST_BITS]
     for verdict in ("fits", "tight", "unknown"):
         for group in (usual, looked):
-            hit = next((entry for entry in group if entry.verdict == verdict), None)
-            if hit is not None:
-                return hit
+            hits = [entry for entry in group if entry.verdict == verdict]
+            if hits:
+                return _fast_enough(hits)
     return _nearest(usual) or min(usual or looked, key=lambda entry: entry.row.total_bytes, default=None)
 
 
-def choose_with_ram(request: Request) -> tuple[tuple[Looked, ...], Looked | None]:
-    """The table and the choice; where nothing fits on the cards and RAM is known, of plans that use both.
+def _fast_enough(entries: list[Looked]) -> Looked:
+    """The first, best quality first, that writes as fast as people read; where none does, the first of the fastest.
 
-    A part in RAM is read at RAM's speed, so there the best plan of 4 bits or less comes before larger ones.
+    Where a speed is not known, quality alone decides.
     """
+    rates = [entry.row.decode_tokens_per_s for entry in entries]
+    known = [rate.estimate for rate in rates if rate is not None]
+    if len(known) < len(entries):
+        return entries[0]
+    wanted = USEFUL_TOKENS_PER_S if max(known) >= USEFUL_TOKENS_PER_S else AS_FAST * max(known)
+    return next(entry for entry, rate in zip(entries, known, strict=True) if rate >= wanted)
+
+
+def choose_with_ram(request: Request) -> tuple[tuple[Looked, ...], Looked | None]:
+    """The table and the choice; where nothing of 3 bits or more fits on the cards and RAM is known, of plans that use
+    both."""
     looked = survey(request)
     chosen = choose(looked)
-    if request.machine.ram_bytes is None or chosen is None or chosen.verdict != "does_not_fit":
+    if request.machine.ram_bytes is None or chosen is None:
+        return looked, chosen
+    if chosen.verdict == "unknown" or (chosen.verdict != "does_not_fit" and chosen.case.scheme.bits >= LEAST_BITS):
         return looked, chosen
     moved = [(entry, with_offload(request, entry.case)) for entry in looked]
     mixed = tuple(entry if case is None else looked_at(request, case) for entry, case in moved)
-    fitting = [entry for entry in mixed if entry.verdict in ("fits", "tight")]
-    small = [entry for entry in fitting if LEAST_BITS <= entry.case.scheme.bits <= _USUAL_BITS]
-    return mixed, next(iter([*small, *fitting]), chosen)
+    return mixed, choose(mixed)
 
 
 def _nearest(usual: list[Looked]) -> Looked | None:

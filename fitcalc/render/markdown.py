@@ -65,11 +65,21 @@ def _choices(report: FitReport) -> str:
             format_gib(row.total_bytes),
             "–" if row.headroom_bytes is None else format_gib(row.headroom_bytes),
             f"{row.max_context_tokens:,}" if row.max_context_tokens else "–",
+            f"{row.decode_tokens_per_s.estimate:.3g}" if row.decode_tokens_per_s else "–",
             row.verdict.replace("_", " "),
         ]
         for row in report.choices
     ]
-    headers = ["quantization", "engine", "weights", "on the tightest device", "headroom", "largest context", "verdict"]
+    headers = [
+        "quantization",
+        "engine",
+        "weights",
+        "on the tightest device",
+        "headroom",
+        "largest context",
+        "tok/s",
+        "verdict",
+    ]
     return _table(rows, headers)
 
 

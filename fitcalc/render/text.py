@@ -32,7 +32,9 @@ _ABOUT = {
     "desktop": "held by others (--gpu-used)",
 }
 _LABEL = 12
-_CHOICE_COLUMNS = (("weights", "total", "context"), ("weights", "context"), ("weights",), ())
+_CHOICE_COLUMNS = (
+    ("weights", "total", "context", "speed"), ("weights", "context", "speed"), ("weights", "speed"), ("weights",), (),
+)  # fmt: skip
 _CHOICE_COLUMNS_WITHOUT = (("weights", "total"), ("weights",), ())
 
 
@@ -327,8 +329,8 @@ def _choice_table(
     report: FitReport, columns: tuple[str, ...], name_width: int
 ) -> tuple[str, list[tuple[str, str, str, str]]]:
     """The heading, and per row its figures, verdict, engine (where it is another one) and colour."""
-    widths = {"weights": 11, "total": 11, "context": 17}
-    titles = {"weights": "weights", "total": _total_title(report), "context": "largest context"}
+    widths = {"weights": 11, "total": 11, "context": 17, "speed": 8}
+    titles = {"weights": "weights", "total": _total_title(report), "context": "largest context", "speed": "tok/s"}
     head = "  " + f"{'quantization':<{name_width}}" + "".join(f"{titles[name]:>{widths[name]}}" for name in columns)
     rows = []
     for row in report.choices:
@@ -337,6 +339,7 @@ def _choice_table(
             "weights": f"{row.weights_bytes / GIB:,.1f} GiB",
             "total": f"{row.total_bytes / GIB:,.1f} GiB",
             "context": context,
+            "speed": _figure(row.decode_tokens_per_s.estimate) if row.decode_tokens_per_s else "–",
         }
         mark = "→" if row.quant == report.inputs["quant"] else " "
         figures = f"{mark} {row.quant:<{name_width}}" + "".join(f"{cells[name]:>{widths[name]}}" for name in columns)

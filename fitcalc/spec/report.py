@@ -193,6 +193,8 @@ class QuantChoice:
     headroom_bytes: int | None
     max_context_tokens: int | None
     verdict: Verdict
+    decode_tokens_per_s: Estimate | None = None
+    """Of one request alone; None where it does not fit or is not modelled."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,12 @@ def speed_of(
     return speed_at(found, context_tokens, concurrency, prompt_tokens, generated_tokens)
 
 
-def decode_tokens_per_s(case: Case, context_tokens: int, concurrency: int) -> float | None:
-    """The estimate for one request alone; None where it is not modelled."""
+def decode_tokens_per_s(case: Case, context_tokens: int, concurrency: int) -> Estimate | None:
+    """The rate of one request alone, which a choice between plans needs; None where it is not modelled."""
     found = ready(case, context_tokens, concurrency)
-    return None if isinstance(found, str) else float(decode_rate(found, context_tokens))
+    if isinstance(found, str):
+        return None
+    return interval(found.family, "decode", _nearness(found)[0], decode_rate(found, context_tokens))
 
 
 def speed_at(
