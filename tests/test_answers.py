@@ -84,7 +84,8 @@ def test_8b_gets_a_quantization_that_fits(device: dict[str, Any]) -> None:
     assert report.recommendation is not None
     assert report.recommendation.command
     better = report.choices[: [row.quant for row in report.choices].index(report.inputs["quant"])]
-    assert all(row.verdict != "fits" for row in better)
+    # What is better and fits writes slower than people read.
+    assert all(row.decode_tokens_per_s is None or row.decode_tokens_per_s.estimate < 10 for row in better)
 
 
 def test_8b_on_a_4_gb_board_says_what_would_fit() -> None:
