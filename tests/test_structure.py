@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "readers": BASE | {"spec", "architectures", "quantization", "catalog", "readers"},
     "catalog": BASE | {"spec", "architectures", "quantization", "catalog"},
     "engines": BASE | {"spec", "formulas", "quantization", "engines"},
+    "detection": BASE | {"spec", "catalog", "machine", "detection"},
     "emission": BASE | {"spec", "catalog", "engines", "render", "emission"},
     "render": {"errors", "frozen", "units", "ledger", "spec", "render"},
 }

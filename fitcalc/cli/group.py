@@ -19,6 +19,7 @@ COMMANDS = {
     "devices": "fitcalc.cli.lists:devices",
     "quants": "fitcalc.cli.lists:quants",
     "engines": "fitcalc.cli.lists:engines",
+    "detect": "fitcalc.cli.detect:command",
     "profiles": "fitcalc.cli.profiles:profiles",
 }
 
