@@ -45,7 +45,7 @@ def refusal(
 def prepare(model: ModelSpec, scheme: Scheme, machine: Machine, workload: Workload, profile: EngineProfile) -> Prepared:
     """Shares, cells and budgets of every rank. Raises RequestError for options that make no sense."""
     asked = sglang_start.with_experts(settled(workload, profile))
-    sglang_start.check_options(asked.options)
+    sglang_start.check_options(asked.options, profile)
     elem_bytes, devices = elem_bytes_of(scheme), machine.gpus[: asked.ranks]
     types = _cache_types(model, profile, asked, elem_bytes)
     settings = sglang_start.settings_of(model, devices, asked, profile)

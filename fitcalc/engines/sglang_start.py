@@ -19,6 +19,7 @@ from fitcalc.spec.workload import Workload
 from fitcalc.units import MIB, ceil_div, most
 
 _DTYPE_FLAGS = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+_SWITCHES = ("disable_radix_cache", "disable_hybrid_swa_memory")
 _MANY_RANKS = 4
 """Tensor parallel degree from which larger decode batches are captured."""
 _MANY_GRAPHS = 300
@@ -53,8 +54,12 @@ def with_experts(workload: Workload) -> Workload:
     return replace(workload, expert_parallel=True)
 
 
-def check_options(options: Mapping[str, Any]) -> None:
+def check_options(options: Mapping[str, Any], profile: EngineProfile) -> None:
     """Raise RequestError for values that SGLang would refuse."""
+    for name in profile.constants.get("fixed_options", ()):
+        if options[name] != profile.options[name]:
+            said = f"{profile.name} has no --{name.replace('_', '-')}"
+            raise RequestError(said, hint=f"it goes by {profile.options[name]}; newer versions take it")
     if not 0 <= options["mem_fraction_static"] < 1:
         hint = "it is the share for weights and KV pool: above 0, below 1"
         raise RequestError(f"mem_fraction_static is {options['mem_fraction_static']}", hint=hint)
@@ -210,7 +215,7 @@ def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
     for name in ("swa_full_tokens_ratio", "mamba_full_memory_ratio"):
         if options[name] != prepared.profile.options[name]:
             parts.append(f"--{name.replace('_', '-')} {options[name]:g}")
-    parts += [f"--{name.replace('_', '-')}" for name in ("disable_radix_cache",) if options[name]]
+    parts += [f"--{name.replace('_', '-')}" for name in _SWITCHES if options[name]]
     return distributed.sglang_commands(" ".join(parts), prepared.machine, work)
 
 

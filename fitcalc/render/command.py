@@ -26,9 +26,22 @@ def wrap_command(command: str, width: int) -> list[str]:
     return [*lines, current] if current else lines
 
 
+def _words(command: str) -> list[str]:
+    """What blanks outside of quotes separate, as it is written."""
+    words, quote = [""], ""
+    for char in command:
+        if char == " " and not quote:
+            words.append("")
+            continue
+        if char in "'\"":
+            quote = "" if char == quote else quote or char
+        words[-1] += char
+    return words
+
+
 def _pieces(command: str) -> list[str]:
     """Words, an option together with the value that follows it."""
-    words = command.split(" ")
+    words = _words(command)
     pieces: list[str] = []
     for word in words:
         is_value = bool(pieces) and not word.startswith("-") and pieces[-1].startswith("-") and " " not in pieces[-1]
