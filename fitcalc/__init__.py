@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fitcalc.api import cost, detect, fit, load_device, load_model
     from fitcalc.curves import curve
+    from fitcalc.emission import emit
     from fitcalc.errors import FitcalcError
     from fitcalc.spec.cost_report import CostReport
     from fitcalc.spec.hardware import Device, Machine
@@ -26,6 +27,7 @@ __all__ = [
     "cost",
     "curve",
     "detect",
+    "emit",
     "fit",
     "load_device",
     "load_model",
@@ -35,6 +37,7 @@ _HOMES = {
     "cost": "fitcalc.api",
     "curve": "fitcalc.curves",
     "detect": "fitcalc.api",
+    "emit": "fitcalc.emission",
     "fit": "fitcalc.api",
     "load_model": "fitcalc.api",
     "load_device": "fitcalc.api",

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from fitcalc.cli.curve import CURVE_NAMES, curve_options, refuse_without_curve
+from fitcalc.cli.emit import check_kind, emit_option, show_start
 from fitcalc.cli.options import (
     device_options,
     media_options,
@@ -28,6 +29,7 @@ from fitcalc.cli.options import (
 @curve_options
 @online_option
 @output_options
+@emit_option
 @click.option("--explain", is_flag=True, help="Every term with its formula, its inputs and their sources.")
 @profiles_option
 def command(
@@ -40,6 +42,7 @@ def command(
     concurrency: str,
     options: tuple[str, ...],
     form: str | None,
+    emit: str | None,
     explain: bool,
     profiles: str | None,
     online: bool,
@@ -51,6 +54,7 @@ def command(
 
     curve = {name: plan[name] for name in CURVE_NAMES}
     refuse_without_curve(curve)
+    check_kind(emit, "curve" if curve["over"] else form, explain=explain)
     if profiles:
         catalog.use_folders([profiles])
     spec: Any = model
@@ -85,7 +89,10 @@ def command(
 
         return show_curve(spec, curve, form, **asked)
     found = api.fit(spec, **asked)
-    _show(found, form, explain=explain)
+    if emit:
+        show_start(found, emit)
+    else:
+        _show(found, form, explain=explain)
     return VERDICT_EXIT[found.verdict]
 
 
@@ -112,10 +119,11 @@ def _show(found: Any, form: str | None, *, explain: bool) -> None:
 
         click.echo(explain_text(found))
     if found.notes:
-        _show_notes(found.notes)
+        show_notes(found.notes)
 
 
-def _show_notes(notes: tuple[str, ...]) -> None:
+def show_notes(notes: tuple[str, ...]) -> None:
+    """Each note on stderr."""
     import sys
 
     from fitcalc.render.style import style_of
