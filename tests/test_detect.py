@@ -122,7 +122,7 @@ NOTED = {
     "modded_4090": ["49,140 MiB", "24,564"],
     "unknown_card": ["RTX 9999 Ultra has no profile"],
     "display_and_a100": ["T400", "left out", "small beside"],
-    "a100_mig": ["one MIG instance", "2/7", "2/8"],
+    "a100_mig": ["one MIG instance: the others", "2/7", "2/8"],
     "m1_max_wired": ["26,000 MiB", "iogpu.wired_limit_mb"],
     "intel_mac": ["Radeon Pro 5500M has no profile"],
     "arc_without_tools": ["taken from its profile"],
@@ -132,7 +132,7 @@ NOTED = {
     "driver_without_device": ["nvidia-smi: No devices were found"],
     "driver_not_running": ["nvidia-smi: NVIDIA-SMI has failed"],
     "no_driver": ["10de:1c03", "driver"],
-    "hanging_tools": ["nvidia-smi did not answer", "rocm-smi did not answer"],
+    "hanging_tools": ["nvidia-smi did not answer", "amd-smi did not answer"],
     "nonsense": ["nvidia-smi: <html>"],
 }
 
@@ -225,7 +225,7 @@ def test_text_keeps_its_width_and_json_its_form(name: str) -> None:
         "schema_version", "fitcalc_version", "system", "gpus", "cpu", "ram", "machine", "measured", "notes",
     }  # fmt: skip
     assert [gpu["profile"] for gpu in told["gpus"] if gpu["role"] == "card" and gpu["profile"]] == [
-        card.id for card in found.machine.gpus if not card.id.startswith("custom-")
+        card.id for card in found.machine.gpus if not card.id.startswith("custom-") and "-mig-" not in card.id
     ]
 
 
@@ -401,6 +401,28 @@ def test_caches_are_counted_once_each(tmp_path: Path) -> None:
             (place / name).write_text(f"{text}\n", encoding="utf-8")
     assert measure.cache_bytes(str(tmp_path)) == 2 * 32 * MIB
     assert measure.cache_bytes(str(tmp_path / "none")) == 64 * MIB
+
+
+def test_a_gpu_copy_counts_what_is_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[int] = []
+
+    def ones(size: int, **_place: str) -> SimpleNamespace:
+        return SimpleNamespace(size=size, copy_=lambda source: (copied.append(source.size), time.sleep(0.01)))
+
+    backend = SimpleNamespace(is_available=lambda: True, synchronize=lambda: None)
+    torch = SimpleNamespace(
+        cuda=backend, backends=SimpleNamespace(), uint8="uint8", ones=ones, empty_like=lambda array: array
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(measure, "_COPY_S", 0.05)
+    (one,), note = measure.gpu_copies(recorded("two_rtx_3090"))
+    assert note == ""
+    assert set(copied) == {GIB}
+    assert one.per_s <= 2 * GIB / 0.01
+    assert one.per_s == pytest.approx(2 * GIB / 0.01, rel=0.5)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert "torch or cupy" in measure.gpu_copies(recorded("two_rtx_3090"))[1]
 
 
 def _timed(device: str, per_s: float, kind: Literal["read", "copy"] = "read") -> Measured:

@@ -41,6 +41,8 @@ def command(measure: bool, save: bool, as_json: bool, profiles: str | None) -> i
 
         measured, more = measure_all(found)
         notes = (*notes, *more)
+    if not as_json:
+        click.echo(detected_text(found, measured, style_of_stdout()))
     if save:
         from fitcalc.detection.saving import save_all
 
@@ -50,7 +52,6 @@ def command(measure: bool, save: bool, as_json: bool, profiles: str | None) -> i
 
         click.echo(detected_json(replace(found, notes=notes), measured, __version__))
         return 0
-    click.echo(detected_text(found, measured, style_of_stdout()))
     for note in notes:
         click.echo(note_text(note, style_of(sys.stderr)), err=True)
     return 0

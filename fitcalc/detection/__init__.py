@@ -91,7 +91,8 @@ def _detection(
     notes += _limit_notes(cpu, ram, around)
     planned = [gpu for gpu in gpus if gpu.role == "card" and gpu.device]
     notes += _used_notes(planned)
-    machine = _machine(planned, cpu, ram, notes)
+    integrated = any(gpu.role == "integrated" for gpu in gpus)
+    machine = _machine(planned, integrated, cpu, ram, notes)
     return Detection(probe.platform, machine, tuple(gpus), cpu, ram, model, around, tuple(notes))
 
 
@@ -121,10 +122,10 @@ def _usable(gpu: FoundGpu) -> int:
     return (gpu.device.usable_bytes or 0) if gpu.device else 0
 
 
-def _machine(planned: list[FoundGpu], cpu: FoundCpu, ram: FoundRam, notes: list[str]) -> Machine:
+def _machine(planned: list[FoundGpu], integrated: bool, cpu: FoundCpu, ram: FoundRam, notes: list[str]) -> Machine:
     device = host.cpu_device(cpu, ram)
     if not planned:
-        told = [] if device.usable_bytes is None else [_cpu_words(device)]
+        told = [] if device.usable_bytes is None else [_cpu_words(device, integrated=integrated)]
         return Machine((), device, device.usable_bytes, 0, (*told, *notes))
     cards = tuple(gpu.device for gpu in planned if gpu.device)
     used = max(gpu.used_bytes for gpu in planned)
@@ -145,11 +146,12 @@ def _cards_words(planned: list[FoundGpu]) -> str:
     return f"{words} ({planned[0].source})"
 
 
-def _cpu_words(device: Device) -> str:
+def _cpu_words(device: Device, *, integrated: bool) -> str:
     total, usable = device.memory_bytes or 0, device.usable_bytes or 0
     cores = f", {device.cores} cores" if device.cores else ""
     free = f"the {format_gib(usable)} of {format_gib(total)} RAM that are free"
-    return f"no GPU detected: sized for this CPU ({device.name}{cores}) and {free}"
+    seen = "only an integrated GPU" if integrated else "no GPU"
+    return f"{seen} detected: sized for this CPU ({device.name}{cores}) and {free}"
 
 
 def _used_notes(planned: list[FoundGpu]) -> list[str]:

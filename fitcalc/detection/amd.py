@@ -58,7 +58,7 @@ def _gpu(row: Row, source: str) -> FoundGpu:
     if row.total_bytes is None or small or is_integrated(row.name):
         return FoundGpu(name, "amd", source, role="integrated", note="shares the host's memory: not counted as a card")
     match = matching.card(name, "amd", row.total_bytes)
-    return FoundGpu(name, "amd", source, match.device, match.profiled, "card", row.used_bytes, match.note)
+    return match.found(name, source, used_bytes=row.used_bytes)
 
 
 def kernel_rows(probe: Probe) -> list[Row]:
@@ -107,7 +107,8 @@ def _tool_rows(probe: Probe) -> tuple[list[Row], str, list[str]]:
     for command in _TOOLS:
         answer = probe.run(command)
         if answer.status == "hung":
-            notes.append(f"{command[0]} did not answer in time")
+            # The other tool asks the same driver.
+            return [], "", [f"{command[0]} did not answer in time: AMD's GPUs are not counted"]
         rows = tool_rows(answer.text)
         if rows:
             return rows, command[0], []

@@ -70,7 +70,8 @@ def _chip(name: str, gpu_cores: int | None, total_bytes: int, wired_mib: int, ra
     base = found or Device("apple-gpu", name, "apple", "unified", "unified", None, None, arch="Apple GPU")
     device = replace(base, memory_bytes=total_bytes, usable_bytes=limit)
     used = 0 if ram.available_bytes is None else max(limit - ram.available_bytes, 0)
-    return FoundGpu(name, "apple", "system_profiler", device, found is not None, "card", used, note)
+    profiled = found is not None
+    return FoundGpu(name, "apple", "system_profiler", device, profiled, used_bytes=used, note=note)
 
 
 def _profile(name: str, gpu_cores: int | None, total_bytes: int) -> Device | None:
@@ -92,8 +93,7 @@ def _card(name: str, size_bytes: int | None) -> FoundGpu:
     if size_bytes is None:
         note = "shares the host's memory: not counted as a card"
         return FoundGpu(name, "", "system_profiler", role="integrated", note=note)
-    match = matching.card(name, "amd" if "radeon" in name.lower() else "", size_bytes)
-    return FoundGpu(name, match.device.vendor, "system_profiler", match.device, match.profiled, "card", 0, match.note)
+    return matching.card(name, "amd" if "radeon" in name.lower() else "", size_bytes).found(name, "system_profiler")
 
 
 def _available(probe: Probe, total_bytes: int | None) -> int | None:

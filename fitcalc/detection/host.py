@@ -15,6 +15,7 @@ from fitcalc.units import KIB
 _NO_LIMIT_BYTES = 2**60
 """Version 1 of control groups writes "no limit" as a number near 2^63."""
 _FIRMWARE = "/sys/class/dmi/id"
+_UNFILLED = ("", "to be filled by o.e.m.", "default string", "system manufacturer", "system product name")
 _WINDOWS_QUERY = (
     "powershell", "-NoProfile", "-Command",
     "$o=Get-CimInstance Win32_OperatingSystem;$c=@(Get-CimInstance Win32_Processor);"
@@ -24,12 +25,13 @@ _WINDOWS_QUERY = (
 
 
 def board(probe: Probe) -> str:
-    """The model that firmware reports: 'Raspberry Pi 5 Model B Rev 1.0', 'NVIDIA NVIDIA_DGX_Spark'; '' for none."""
+    """The model that firmware reports: 'Raspberry Pi 5 Model B Rev 1.0', 'NVIDIA DGX Spark'; '' for none."""
     model = probe.read("/proc/device-tree/model") or probe.read("/sys/firmware/devicetree/base/model")
-    if model.strip():
-        return " ".join(model.split())
-    words = [probe.read(f"{_FIRMWARE}/{file}").strip() for file in ("sys_vendor", "product_name")]
-    return " ".join(word for word in words if word and word.lower() not in ("to be filled by o.e.m.", "default string"))
+    if not model.strip():
+        told = [probe.read(f"{_FIRMWARE}/{file}").strip() for file in ("sys_vendor", "product_name")]
+        model = " ".join(text for text in told if text.lower() not in _UNFILLED)
+    words = model.replace("_", " ").split()
+    return " ".join(word for place, word in enumerate(words) if place == 0 or word != words[place - 1])
 
 
 def surroundings(probe: Probe) -> str:
@@ -96,8 +98,8 @@ def _linux_cpu(probe: Probe) -> FoundCpu:
     names = {entry.get("model name", "") for entry in entries} - {""}
     pairs = [(entry.get("CPU implementer", ""), entry.get("CPU part", "")) for entry in entries]
     cores = {arm_name(*pair): pairs.count(pair) for pair in pairs if arm_name(*pair)}
-    # Cores of several kinds are named by the fastest, which the kernel lists last.
-    name = max(names, key=len) if names else next(reversed(cores), "")
+    # Of cores of several kinds the kernel lists the fastest last.
+    name = max(names, key=len) if names else " + ".join(reversed(cores))
     places = {(entry.get("physical id", "0"), entry["core id"]) for entry in entries if "core id" in entry}
     sockets = {entry["physical id"] for entry in entries if "physical id" in entry}
     threads = len(entries) or probe.threads

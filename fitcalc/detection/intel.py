@@ -38,7 +38,7 @@ def find(probe: Probe) -> tuple[list[FoundGpu], list[str]]:
 def _card(name: str, total_bytes: int, free_bytes: int | None, source: str) -> FoundGpu:
     match = matching.card(name, "intel", total_bytes)
     used = 0 if free_bytes is None else max(total_bytes - free_bytes, 0)
-    return FoundGpu(name, "intel", source, match.device, match.profiled, "card", used, match.note)
+    return match.found(name, source, used_bytes=used)
 
 
 def _sized_by_name(name: str) -> FoundGpu:

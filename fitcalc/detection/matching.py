@@ -11,6 +11,7 @@ from fitcalc.catalog.finding import variants
 from fitcalc.detection.known import without_trailing
 from fitcalc.errors import FitcalcError
 from fitcalc.frozen import dataclass
+from fitcalc.spec.detected import FoundGpu
 from fitcalc.spec.hardware import Device
 from fitcalc.units import MIB
 
@@ -32,6 +33,14 @@ class Match:
     device: Device
     profiled: bool
     note: str = ""
+    resized: bool = False
+
+    def found(self, name: str, source: str, *, used_bytes: int = 0) -> FoundGpu:
+        """The card as it was found."""
+        vendor = self.device.vendor
+        return FoundGpu(
+            name, vendor, source, self.device, self.profiled, self.resized, used_bytes=used_bytes, note=self.note
+        )
 
 
 def card(
@@ -45,14 +54,14 @@ def card(
     if found is None:
         return _unknown(name, vendor, memory_bytes, reserved_bytes, compute_capability)
     profile_bytes, kept_bytes = found.memory_bytes or memory_bytes, _kept_bytes(found)
-    note = ""
-    if abs(memory_bytes / profile_bytes - 1) > _SAME_SIZE:
+    note, resized = "", abs(memory_bytes / profile_bytes - 1) > _SAME_SIZE
+    if resized:
         size, usual = f"{memory_bytes // MIB:,} MiB", f"{profile_bytes // MIB:,}"
         note = f"{name} has {size}, its profile {usual}: memory is the driver's, rates are the profile's"
         kept_bytes = catalog.unusable_bytes(memory_bytes)
     kept_bytes = kept_bytes if reserved_bytes is None else reserved_bytes
     device = replace(found, memory_bytes=memory_bytes, usable_bytes=max(memory_bytes - kept_bytes, 0))
-    return Match(device, profiled=True, note=note)
+    return Match(device, profiled=True, note=note, resized=resized)
 
 
 def named_card(name: str) -> Device | None:
@@ -130,4 +139,4 @@ def _mig(match: re.Match[str], vendor: str, memory_bytes: int, compute_capabilit
         memory_bytes=memory_bytes, usable_bytes=memory_bytes, nvlink_bytes_per_s=None, node_cards=0,
         bandwidth_bytes_per_s=bandwidth * eighths / _MIG_MEMORY_SLICES if bandwidth else None, notes=(), **rates,
     )  # fmt: skip
-    return Match(device, profiled=True, note=note)
+    return Match(device, profiled=False, note=note)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from fitcalc.detection import matching
 from fitcalc.detection.probe import Probe, first_line
 from fitcalc.frozen import dataclass
-from fitcalc.spec.detected import FoundGpu, Role
+from fitcalc.spec.detected import FoundGpu
 from fitcalc.units import MIB
 
 _FIELDS = "index,uuid,name,memory.total,memory.used,memory.reserved,compute_cap,mig.mode.current"
@@ -54,9 +55,10 @@ def _gpu(row: Row, source: str, *, chosen: bool) -> FoundGpu:
         row.name, "nvidia", row.total_bytes, reserved_bytes=row.reserved_bytes,
         compute_capability=row.compute_capability,
     )  # fmt: skip
-    note = match.note if chosen else "a process sees one MIG instance: this one is left out"
-    role: Role = "card" if chosen else "left_out"
-    return FoundGpu(row.name, "nvidia", source, match.device, match.profiled, role, row.used_bytes, note)
+    found = match.found(row.name, source, used_bytes=row.used_bytes)
+    if chosen:
+        return found
+    return replace(found, role="left_out", note="a process sees one MIG instance: the others are left out")
 
 
 def _rows(probe: Probe) -> tuple[list[Row], str, list[str]]:

@@ -27,7 +27,7 @@ def save_all(found: Detection, measured: Sequence[Measured]) -> tuple[str, ...]:
 
     Raises ProfileError where a profile of the user's own stands in the way or the folder cannot be written.
     """
-    notes = []
+    notes: list[str] = []
     by_device: dict[str, list[Measured]] = {}
     for one in measured:
         by_device.setdefault(one.device, []).append(one)
@@ -36,7 +36,9 @@ def save_all(found: Detection, measured: Sequence[Measured]) -> tuple[str, ...]:
             continue
         unified = found.machine.gpus[0] if found.machine.gpus and found.machine.gpus[0].kind == "unified" else None
         if device == "cpu" and unified is not None:
-            continue  # one memory: it is the GPU's copy that estimates need
+            # One memory, of which a CPU cannot read all that its GPU can.
+            notes += [] if len(by_device) > 1 else [f"nothing is kept: a CPU does not show what {unified.name} reads"]
+            continue
         path = _saved_cpu(found, figures) if device == "cpu" else _saved_gpu(found, device, figures)
         notes.append(f"kept in {path}" if path else f"{device} has no profile of its own to keep figures in")
     return tuple(notes)

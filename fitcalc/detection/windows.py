@@ -28,8 +28,7 @@ def find(probe: Probe) -> list[FoundGpu]:
             note = "shares the host's memory: not counted as a card"
             found.append(FoundGpu(name, vendor, "registry", role="integrated", note=note))
             continue
-        match = matching.card(name, vendor, int(size, 16))
-        found.append(FoundGpu(name, vendor, "registry", match.device, match.profiled, "card", 0, match.note))
+        found.append(matching.card(name, vendor, int(size, 16)).found(name, "registry"))
     return found
 
 

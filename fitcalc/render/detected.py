@@ -10,7 +10,7 @@ from typing import Any
 from fitcalc.render.style import Style, plain
 from fitcalc.spec.detected import Detection, FoundGpu, FoundRam, Measured
 from fitcalc.spec.hardware import Device
-from fitcalc.units import GIB, MIB
+from fitcalc.units import GIB, MIB, format_gib
 
 SCHEMA_VERSION = 1
 _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
@@ -103,26 +103,32 @@ def _measured_json(one: Measured) -> dict[str, Any]:
 def options_of(found: Detection) -> str:
     """'--gpu rtx-3090:2 --gpu-used 430MiB --ram 61GiB': the machine in words for others; '' where there are none."""
     machine = found.machine
-    words: list[str] = []
+    if not machine.gpus:
+        profile = found.cpu.device
+        if profile is None:
+            return ""
+        # On profiles that come with a size, --ram is the total, of which the system's own share is taken.
+        total = found.ram.total_bytes if found.ram.limit_bytes is None else found.ram.limit_bytes
+        return " ".join([f"--cpu {profile.id}", *_ram_option(total if profile.memory_bytes else machine.ram_bytes)])
     counts: dict[str, int] = {}
     for card in machine.gpus:
         counts[_option(card, found)] = counts.get(_option(card, found), 0) + 1
-    words += [f"--gpu {name}{f':{count}' if count > 1 else ''}" for name, count in counts.items()]
-    words += (
-        [f"--gpu-used {machine.gpu_used_bytes // MIB}MiB"] if machine.gpus and machine.gpu_used_bytes >= MIB else []
-    )
-    if not machine.gpus:
-        if found.cpu.device is None:
-            return ""
-        words.append(f"--cpu {found.cpu.device.id}")
-    words += [f"--ram {machine.ram_bytes / GIB:.0f}GiB"] if machine.ram_bytes and machine.ram_bytes >= GIB else []
-    return " ".join(words)
+    words = [f"--gpu {name}{f':{count}' if count > 1 else ''}" for name, count in counts.items()]
+    words += [f"--gpu-used {machine.gpu_used_bytes // MIB}MiB"] if machine.gpu_used_bytes >= MIB else []
+    return " ".join([*words, *_ram_option(machine.ram_bytes)])
+
+
+def _ram_option(size_bytes: int | None) -> list[str]:
+    """'--ram 61GiB', rounded down; to tenths where little is there."""
+    if not size_bytes or size_bytes < GIB // 10:
+        return []
+    return [f"--ram {size_bytes // GIB}GiB" if size_bytes >= 16 * GIB else f"--ram {size_bytes * 10 // GIB / 10}GiB"]
 
 
 def _option(card: Device, found: Detection) -> str:
     """The id where a profile of that size is behind it, else the size."""
-    known = any(gpu.profiled and gpu.device is not None and gpu.device.id == card.id for gpu in found.gpus)
-    return card.id if known and "-mig-" not in card.id else f"{(card.memory_bytes or 0) // MIB}MiB"
+    gpu = next(gpu for gpu in found.gpus if gpu.device == card)
+    return card.id if gpu.profiled and not gpu.resized else f"{(card.memory_bytes or 0) // MIB}MiB"
 
 
 def _gpu_rows(gpus: Sequence[FoundGpu]) -> list[tuple[str, str]]:
@@ -143,11 +149,11 @@ def _gpu_words(gpu: FoundGpu) -> str:
     device = gpu.device
     if device is None:
         return "integrated, shares the RAM: not counted" if gpu.role == "integrated" else "left out"
-    parts = [device.id if gpu.profiled else "no profile"]
+    parts = ["no profile" if device.segment == "custom" and not gpu.profiled else device.id]
     if device.memory_bytes:
         usable = (device.usable_bytes or device.memory_bytes) / GIB
         parts.append(f"{usable:,.2f} of {device.memory_bytes / GIB:,.2f} GiB usable")
-    parts += [f"{gpu.used_bytes / GIB:,.2f} GiB in use by others"] if gpu.used_bytes >= MIB else []
+    parts += [f"{format_gib(gpu.used_bytes)} in use by others"] if gpu.used_bytes >= MIB else []
     return ", ".join([*parts, *(["left out"] if gpu.role == "left_out" else [])])
 
 

@@ -23,6 +23,8 @@ class FoundGpu:
     """None where no size of memory is known, and for GPUs inside of CPUs."""
     profiled: bool = False
     """Is the device one of the catalogue's?"""
+    resized: bool = False
+    """Has it another size of memory than its profile?"""
     role: Role = "card"
     used_bytes: int = 0
     """Held by others now."""
