@@ -69,7 +69,8 @@ def server_of(report: FitReport) -> Server:
     if path is None:
         name = report.inputs["engine_name"]
         servers = [other for other in _standard() if other != engine]
-        raise RequestError(f"--emit: {name} is no server with start files", hint=f"--engine {', '.join(servers)}")
+        hint = f"its command is in the report; there are start files for {', '.join(servers)}"
+        raise RequestError(f"--emit: {name} is no server with start files", hint=hint)
     return load_server(path)
 
 
