@@ -13,6 +13,7 @@ from fitcalc.spec.detected import Detection, FoundCpu, FoundGpu, FoundRam
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.units import MIB, format_gib, parse_size
 
+_UNTIMED = "how fast this CPU is, is not known: fitcalc detect --measure --save times it for later estimates"
 _HINT = "name one: --gpu rtx-3060, --cpu raspberry-pi-5-8gb or --gpu 24GB"
 
 
@@ -126,6 +127,7 @@ def _machine(planned: list[FoundGpu], integrated: bool, cpu: FoundCpu, ram: Foun
     device = host.cpu_device(cpu, ram)
     if not planned:
         told = [] if device.usable_bytes is None else [_cpu_words(device, integrated=integrated)]
+        told += [] if device.bandwidth_bytes_per_s else [_UNTIMED]
         return Machine((), device, device.usable_bytes, 0, (*told, *notes))
     cards = tuple(gpu.device for gpu in planned if gpu.device)
     used = max(gpu.used_bytes for gpu in planned)
