@@ -86,8 +86,8 @@ def cpu_device(cpu: FoundCpu, ram: FoundRam) -> Device:
     if cpu.device is not None:
         return replace(cpu.device, memory_bytes=total, usable_bytes=usable, usable_basis="observed")
     return Device(
-        "this-machine", matching.plain_cpu_name(cpu.name), "", "cpu", "detected", total, usable, cores=cores, usable_basis="observed",
-        source="the operating system",
+        "this-machine", matching.plain_cpu_name(cpu.name), "", "cpu", "detected", total, usable, cores=cores,
+        usable_basis="observed", source="the operating system",
     )  # fmt: skip
 
 
