@@ -34,7 +34,7 @@ def decode_tokens_per_s(case: Case, context_tokens: int, concurrency: int) -> Es
     found = ready(case, context_tokens, concurrency)
     if isinstance(found, str):
         return None
-    return interval(found.family, "decode", _nearness(found)[0], decode_rate(found, context_tokens))
+    return interval(found.family, "decode", nearness(found)[0], decode_rate(found, context_tokens))
 
 
 def speed_at(
@@ -48,7 +48,7 @@ def speed_at(
     usual = lengths(context_tokens)
     prompt, generated = prompt_tokens or usual[0], generated_tokens or usual[1]
     at = figures(ready, context_tokens, concurrency, prompt, generated)
-    found, prompted = _nearness(ready)
+    found, prompted = nearness(ready)
     family = ready.family
     decode = interval(family, "decode", found, at.decode_tokens_per_s)
     token = interval(family, "token", found, at.token_s)
@@ -72,7 +72,7 @@ def speed_at(
     )
 
 
-def _nearness(ready: Ready) -> tuple[Found, Found]:
+def nearness(ready: Ready) -> tuple[Found, Found]:
     """How near the records are that decode and prompts rest on."""
     found, prompted = ready.steps[0].found, ready.prompts[0].found
     if len({step.place.device for step in ready.steps}) > 1:
