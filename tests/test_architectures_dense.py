@@ -260,12 +260,13 @@ def test_a_text_config_of_two_keys_is_filled_by_its_class() -> None:
     assert gemma.tied_embeddings
 
 
-def test_a_top_level_config_has_to_state_its_sizes() -> None:
+def test_a_size_that_is_left_out_is_the_class_default_and_said() -> None:
     for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"):
         config = llama_like()
         del config[key]
+        assert any(key in note and "class default" in note for note in from_config(config).notes)
         with pytest.raises(ModelFileError, match=key):
-            from_config(config)
+            from_config({**config, key: None})
 
 
 @pytest.mark.parametrize(

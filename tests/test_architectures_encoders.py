@@ -321,7 +321,7 @@ _CLIP = {"model_type": "clip_vision_model", "image_size": 56, "patch_size": 14}
         ({**_BERT, "model_type": "vit", "patch_size": "16"}, ModelFileError),
         ({"model_type": "llava", "text_config": {**_LLAMA, "text_config": _LLAMA}}, ModelFileError),
         ({"model_type": "llava", "text_config": "llama"}, ModelFileError),
-        ({"model_type": "llava", "text_config": {**_LLAMA, "model_type": "nonesuch"}}, UnsupportedModelError),
+        ({"model_type": "llava", "text_config": {"model_type": "nonesuch"}}, UnsupportedModelError),
         ({"model_type": "llava", "text_config": _LLAMA, "vision_config": {**_CLIP, "patch_size": 0}}, ModelFileError),
         ({"model_type": "mllama", "text_config": {"cross_attention_layers": [40]}}, ModelFileError),
         ({"model_type": "mllama", "text_config": {"cross_attention_layers": [True]}}, ModelFileError),

@@ -80,7 +80,31 @@ def test_a_missing_file_a_folder_and_a_pipe(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_type_is_undecided_not_guessed(tmp_path: Path) -> None:
-    from fitcalc.errors import UnsupportedModelError
+    spec = fitcalc.load_model(_written(tmp_path, json.dumps({**LLAMA, "model_type": "llamma"})))
+    assert spec.is_unbounded
+    assert any("did you mean llama?" in note for note in spec.notes)
+    report = fitcalc.fit(_written(tmp_path, json.dumps({**LLAMA, "model_type": "novel"})), gpu="h200", quant="bf16")
+    assert report.verdict == "unknown"
 
-    with pytest.raises(UnsupportedModelError):
-        fitcalc.load_model(_written(tmp_path, json.dumps({**LLAMA, "model_type": "llamma"})))
+
+def test_a_misspelled_size_is_an_error_and_not_the_class_default(tmp_path: Path) -> None:
+    config = {"hidden_sise" if key == "hidden_size" else key: value for key, value in LLAMA.items()}
+    with pytest.raises(ModelFileError, match="hidden_sise looks like hidden_size"):
+        fitcalc.load_model(_written(tmp_path, json.dumps(config)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "scheme"),
+    [
+        ("hf_quant_config.json", {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}, "nvfp4"),
+        ("quantize_config.json", {"bits": 8, "group_size": 32, "desc_act": False}, "gptq-8bit-g32"),
+        ("quant_config.json", {"zero_point": True, "q_group_size": 64, "w_bit": 4, "version": "GEMM"}, "awq-g64"),
+    ],
+)
+def test_quantization_in_a_file_beside_the_config(
+    tmp_path: Path, name: str, content: dict[str, Any], scheme: str
+) -> None:
+    (tmp_path / name).write_text(json.dumps(content))
+    spec = fitcalc.load_model(_written(tmp_path, json.dumps(LLAMA)))
+    assert spec.quant is not None
+    assert spec.quant.scheme == scheme

@@ -345,6 +345,11 @@ def test_every_exporters_words(section: dict[str, Any], expected: str) -> None:
         {"quant_method": "aqlm", "num_codebooks": 1},
         {"quant_method": "exl3", "bits": 3.0},
         {"quant_method": "gptq", "bits": 5},
+        {"quant_method": "gptq", "bits": "8"},
+        {"quant_method": "gptq", "bits": 4, "group_size": "128"},
+        {**tensors_config(group(INT4)), "format": "marlin-24"},
+        {**tensors_config(group(INT4)), "format": "int-quantized"},
+        {**tensors_config(group(FP8)), "sparsity_config": {"format": "sparse-24-bitmask"}},
         {"quant_method": "awq", "bits": 8},
         {"quant_method": "compressed-tensors", "config_groups": {"g": group({"num_bits": 3, "type": "int"})}},
         {"quant_method": "compressed-tensors", "config_groups": {}},
@@ -383,6 +388,24 @@ def test_any_section_ends_in_an_answer_or_a_named_error(method: str, section: di
         with suppress(FitcalcError):
             half = weights_bytes(model, scheme("bf16"))
             assert 0 < weights_bytes(model, scheme(quant.scheme)) < 2 * half
+
+
+def test_a_cache_scheme_alone_leaves_the_weights_as_they_are() -> None:
+    section = {"quant_method": "compressed-tensors", "config_groups": {}, "kv_cache_scheme": {"num_bits": 8}}
+    assert checkpoint_quant({"quantization_config": section}) == (None, "")
+
+
+def test_schemes_named_module_by_module() -> None:
+    layers = {f"model.layers.{i}.mlp.up_proj": {"quant_algo": "NVFP4" if i else "FP8"} for i in range(3)}
+    quant = quant_of({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers})
+    assert quant.scheme == "nvfp4"
+    assert quant.targets == ("model.layers.1.mlp.up_proj", "model.layers.2.mlp.up_proj")
+    assert quant.overrides == (("model.layers.0.mlp.up_proj", "fp8-tensor"),)
+
+
+def test_gptq_of_listed_modules_only() -> None:
+    section = {"quant_method": "gptq", "bits": 4, "modules_in_block_to_quantize": [["self_attn.q_proj"], ["mlp"]]}
+    assert quant_of(section).targets == ("self_attn.q_proj", "mlp")
 
 
 def test_a_section_that_is_no_object_is_an_error() -> None:

@@ -10,7 +10,17 @@ from fitcalc.errors import ModelFileError, UnsupportedModelError
 Config = Mapping[str, Any]
 _LARGEST = 2**31
 _LARGEST_SIZE = 2**24
-_MOST_LAYERS = 10_000
+MOST_LAYERS = 10_000
+DEFAULT_NOTE = "not in the config, so the class default counts:"
+"""How a note starts that names the keys which the family's own defaults filled in."""
+
+
+class MissingKeyError(ModelFileError):
+    """A key that a config has to state is not there; `keys` are its spellings."""
+
+    def __init__(self, keys: tuple[str, ...], kind: str) -> None:
+        super().__init__(f"config: {' or '.join(keys)} is missing", hint=f"{kind} cannot be sized without it")
+        self.keys = keys
 
 
 def _checked(key: str, value: Any) -> int:
@@ -27,8 +37,7 @@ def integer(config: Config, *keys: str) -> int:
     for key in keys:
         if config.get(key) is not None:
             return _checked(key, config[key])
-    kind = config.get("model_type", "this model")
-    raise ModelFileError(f"config: {' or '.join(keys)} is missing", hint=f"{kind} cannot be sized without it")
+    raise MissingKeyError(keys, str(config.get("model_type", "this model")))
 
 
 def integer_or(config: Config, key: str, default: int) -> int:
@@ -76,7 +85,7 @@ def size(config: Config, *keys: str) -> int:
 
 def layer_count(config: Config, *keys: str) -> int:
     """The number of layers: between 1 and 10,000, so that no file makes an inventory of millions of them."""
-    return _bounded(config, keys or ("num_hidden_layers",), _MOST_LAYERS)
+    return _bounded(config, keys or ("num_hidden_layers",), MOST_LAYERS)
 
 
 def kv_heads_of(config: Config, heads: int, *keys: str) -> int:

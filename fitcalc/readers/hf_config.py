@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from fitcalc.architectures import from_config
+from fitcalc.architectures.config import DEFAULT_NOTE
+from fitcalc.architectures.families import described_types
 from fitcalc.architectures.registry import BUILDERS
 from fitcalc.errors import ModelFileError, UnsupportedModelError
 from fitcalc.readers.folder_typos import misspelled, similar_type
@@ -16,6 +18,8 @@ from fitcalc.spec.model import ModelSpec
 
 LARGEST_CONFIG_BYTES = 16 * 2**20
 """The largest real ones (with a module list per tensor) are below 1 MiB."""
+_QUANT_FILES = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
+"""Files that exporters write beside a config.json which says nothing of quantization -> the method of the exporter."""
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -40,13 +44,27 @@ def parsed_config(raw: bytes, path: str) -> dict[str, Any]:
 
 def model_from_config(path: str) -> ModelSpec:
     """The model that a config.json describes; its id is the folder's name (or the file's, if that says more)."""
-    config = read_config(path)
+    config = _with_quant_file(read_config(path), path)
     spec = described(config, path)
     stem = os.path.basename(path).removesuffix(".json")
     folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
     name = folder if stem == "config" and folder else stem
     repo = config.get("_name_or_path")
     return replace(spec, id=name, name=name, hf_repo=repo if isinstance(repo, str) else "", source=path)
+
+
+def _with_quant_file(config: dict[str, Any], path: str) -> dict[str, Any]:
+    """The config with the quantization that an exporter has written into a file of its own beside it."""
+    if os.path.basename(path) != "config.json" or any("quantization" in key for key in config):
+        return config
+    for name, method in _QUANT_FILES.items():
+        beside = os.path.join(os.path.dirname(path), name)
+        if os.path.isfile(beside):
+            said = read_config(beside)
+            nested = said.get("quantization")
+            section = nested if isinstance(nested, dict) else said
+            return {**config, "quantization_config": {"quant_method": method, **section}}
+    return config
 
 
 def described(config: dict[str, Any], path: str) -> ModelSpec:
@@ -56,9 +74,14 @@ def described(config: dict[str, Any], path: str) -> ModelSpec:
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}", hint=misspelled(config) or error.hint) from error
     except UnsupportedModelError as error:
-        close = similar_type(str(config.get("model_type", "")), BUILDERS)
+        close = similar_type(str(config.get("model_type", "")), (*BUILDERS, *described_types()))
         raise UnsupportedModelError(str(error), hint=f"did you mean {close}?" if close else error.hint) from error
+    known = (*BUILDERS, *described_types())
+    if spec.unknowns and spec.model_type not in known and (close := similar_type(spec.model_type, known)):
+        spec = replace(spec, notes=(*spec.notes, f"model_type {spec.model_type!r:.60}: did you mean {close}?"))
     looks = misspelled(config)
+    if looks and any(note.startswith(DEFAULT_NOTE) for note in spec.notes):
+        raise ModelFileError(f"{path}: {looks}", hint="correct the key: what it means to say would be a class default")
     if looks:
         return replace(spec, notes=(*spec.notes, f"{os.path.basename(path)}: {looks} and is not read"))
     return spec
