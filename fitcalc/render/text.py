@@ -43,7 +43,7 @@ def report_text(report: FitReport, style: Style) -> str:
     sections = [
         [_title(report, style)],
         list(_verdict_lines(report, style)),
-        *([*_device_lines(group, report, style)] for group in _groups(report)),
+        *device_sections(report, style),
         list(_limit_lines(report, style)),
         list(_choice_lines(report, style)),
         list(_recommendation_lines(report, style)),
@@ -63,10 +63,15 @@ def _title(report: FitReport, style: Style) -> str:
 
 
 def _verdict_lines(report: FitReport, style: Style) -> Iterator[str]:
-    word, color = _VERDICTS[report.verdict]
     context, requests = report.inputs["context_tokens"], report.inputs["concurrency"]
     most = {"context": "the longest that fits", "concurrency": "the most that fit"}.get(report.inputs.get("auto") or "")
     asked = format_asked(context, requests, report.inputs.get("resolution")) + (f" ({most})" if most and report.verdict == "fits" else "")
+    yield from verdict_lines(report, asked, style)
+
+
+def verdict_lines(report: FitReport, asked: str, style: Style) -> Iterator[str]:
+    """The verdict, what was asked in words, and the room that is left."""
+    word, color = _VERDICTS[report.verdict]
     lead = "  " + style.paint(word, "bold", color) + " " * max(2, _LABEL - len(word))
     body = textwrap.wrap(f"{asked}{_room(report)}", style.width - max(_LABEL, len(word)) - 4)
     yield lead + body[0]
@@ -91,6 +96,11 @@ def tightest(report: FitReport) -> DeviceReport | None:
     """The device that runs out first; None when no decisive device has a known capacity."""
     known = [device for device in report.devices if device.decisive and device.headroom_bytes is not None]
     return min(known, key=lambda device: device.headroom_bytes or 0, default=None)
+
+
+def device_sections(report: FitReport, style: Style) -> list[list[str]]:
+    """The lines of each device: capacity, bar, terms and total; equal devices once."""
+    return [[*_device_lines(group, report, style)] for group in _groups(report)]
 
 
 def _groups(report: FitReport) -> list[list[DeviceReport]]:
@@ -243,19 +253,19 @@ def _limit_lines(report: FitReport, style: Style) -> Iterator[str]:
         parts.append(format_asked(context, most, size) if size else f"{_requests(most)} at {_tokens(context)}")
     placed = layer_words(report)
     if placed:
-        yield from _labelled("layers", placed, style)
+        yield from labelled("layers", placed, style)
     per_token = report.kv_cache.bytes_per_token
     if per_token:
         parts.append(f"{per_token / 1024:,.4g} KiB of cache per token")
     if parts:
-        yield from _labelled("limits", " · ".join(parts), style)
+        yield from labelled("limits", " · ".join(parts), style)
     if pool := pool_text(report):
-        yield from _labelled("pool", pool, style)
+        yield from labelled("pool", pool, style)
     rates = [*_rates(report), *([report.speed.note] if report.speed.note else [])]
     if rates:
-        yield from _labelled("speed", " · ".join(rates), style)
+        yield from labelled("speed", " · ".join(rates), style)
     if loss := quality_words(report.quality):
-        yield from _labelled("quality", loss, style)
+        yield from labelled("quality", loss, style)
 
 
 def layer_words(report: FitReport) -> str:
@@ -304,7 +314,8 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 99.5 else f"{float(f'{value:.2g}'):g}"
 
 
-def _labelled(label: str, text: str, style: Style, *, looks: tuple[str, ...] = ()) -> Iterator[str]:
+def labelled(label: str, text: str, style: Style, *, looks: tuple[str, ...] = ()) -> Iterator[str]:
+    """A label, and the text behind it with its further lines indented."""
     lines = textwrap.wrap(text, style.width - _LABEL - 2, break_on_hyphens=False) or [""]
     yield f"  {style.paint(f'{label:<{_LABEL - 2}}', *looks)}  {lines[0]}"
     yield from (" " * (_LABEL + 2) + line for line in lines[1:])
@@ -365,13 +376,13 @@ def _recommendation_lines(report: FitReport, style: Style) -> Iterator[str]:
         return
     label = "RECOMMENDED" if report.verdict in ("fits", "tight") else "INSTEAD"
     if report.verdict in ("fits", "tight"):
-        yield from _labelled(label, found.summary, style, looks=("bold",))
+        yield from labelled(label, found.summary, style, looks=("bold",))
         yield from ("    " + line for line in wrap_command(found.command, style.width - 4))
     for index, reason in enumerate(found.reasons):
-        yield from _labelled("because" if index == 0 else "", reason, style)
+        yield from labelled("because" if index == 0 else "", reason, style)
     for index, other in enumerate(found.alternatives):
         word = f" ({_VERDICTS[other.verdict][0].lower()})" if other.verdict in ("tight", "does_not_fit") else ""
         lead = ("or" if report.verdict in ("fits", "tight") else "instead") if index == 0 else ""
-        yield from _labelled(lead, other.summary + word, style)
+        yield from labelled(lead, other.summary + word, style)
     if report.verdict == "does_not_fit" and not found.alternatives:
-        yield from _labelled("instead", "nothing in the catalogue comes close on this device", style)
+        yield from labelled("instead", "nothing in the catalogue comes close on this device", style)
