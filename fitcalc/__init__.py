@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fitcalc.api import cost, detect, fit, load_device, load_model
+    from fitcalc.api import cost, detect, finetune, fit, load_device, load_model
     from fitcalc.curves import curve
     from fitcalc.emission import emit
     from fitcalc.errors import FitcalcError
@@ -28,6 +28,7 @@ __all__ = [
     "curve",
     "detect",
     "emit",
+    "finetune",
     "fit",
     "load_device",
     "load_model",
@@ -37,6 +38,7 @@ _HOMES = {
     "cost": "fitcalc.api",
     "curve": "fitcalc.curves",
     "detect": "fitcalc.api",
+    "finetune": "fitcalc.api",
     "emit": "fitcalc.emission",
     "fit": "fitcalc.api",
     "load_model": "fitcalc.api",

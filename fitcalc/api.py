@@ -27,6 +27,7 @@ from fitcalc.speeds.answer import speed_of
 
 if TYPE_CHECKING:
     from fitcalc.spec.cost_report import CostReport
+    from fitcalc.spec.training import FinetuneReport
 
 _READERS = {
     "hf-cache:": "caches:model_from_cache",
@@ -202,7 +203,7 @@ def settle(
     concurrency = batch_of(concurrency, batch)
     spec = model_for(spec, media, engine_options)
     quant = arguments.text_or_none("quant", quant)
-    machine = _machine(gpu, arguments.text_or_none("cpu", cpu), ram, gpu_used)
+    machine = machine_asked(gpu, arguments.text_or_none("cpu", cpu), ram, gpu_used)
     degrees = (tensor_parallel, pipeline_parallel, data_parallel, expert_parallel)
     request = _request(spec, machine, context, concurrency, engine, kv_dtype, degrees, engine_options, media)
     settled_plan = _settled(request, quant)
@@ -262,6 +263,61 @@ def cost(
     return cost_of(spec, found, request)
 
 
+def finetune(
+    model: str | os.PathLike[str] | ModelSpec,
+    *,
+    method: str,
+    gpu: str | Sequence[str] | None = None,
+    micro_batch: int = 1,
+    seq_len: int = 2048,
+    rank: int = 16,
+    target_modules: str | Sequence[str] = "all-linear",
+    optimizer: str = "adamw",
+    precision: str = "bf16",
+    gradient_checkpointing: bool = True,
+    sharding: str = "none",
+    attention: str = "sdpa",
+    loss: str = "standard",
+    offload: str | None = None,
+    gradient_accumulation: int = 1,
+    trainable_layers: int | None = None,
+    trainer: str = "peft",
+    tokens: int | None = None,
+    price_per_hour: float | None = None,
+    emit: str | None = None,
+    ram: str | int | None = None,
+    gpu_used: str | int | None = None,
+    **details: bool,
+) -> FinetuneReport:
+    """Does a fine-tuning run fit, what is each byte for at its peak, and which settings make it fit.
+
+    method: full, lora, qlora, dora or freeze (the last `trainable_layers`). gpu, ram, gpu_used: as for `fit`.
+    micro_batch: sequences of `seq_len` tokens per card at once. target_modules: 'all-linear', 'attention', or names.
+    optimizer: adamw, adamw-8bit, paged-adamw-8bit, adafactor, sgd, lion, muon … precision: bf16, fp16, fp32, mixed.
+    sharding: none, zero1, zero2, zero3, fsdp. attention: sdpa, flash, eager. loss: standard, chunked, fused. offload:
+    optimizer, params, all or activations into host memory. trainer: peft, axolotl, torchtune or litgpt, whose habits
+    the estimate follows. tokens: of an epoch, for its time and cost at `price_per_hour` [USD] of a card. emit: a
+    starter configuration for peft, axolotl or torchtune. details: compiled, padded, dropout, step_in_backward.
+
+    The report is a FitReport whose limits are the longest sequence and the largest micro batch, with `training`.
+    Raises UnknownNameError, RequestError, UnsupportedModelError (no decoder, no GPU).
+    """
+    from fitcalc.training.answer import answer, settings_of
+
+    settings = settings_of(
+        method=method, micro_batch=micro_batch, seq_len=seq_len, rank=rank, target_modules=target_modules,
+        optimizer=optimizer, precision=precision, gradient_checkpointing=gradient_checkpointing, sharding=sharding,
+        attention=attention, loss=loss, offload=offload, trainer=trainer, gradient_accumulation=gradient_accumulation,
+        **details,
+    )  # fmt: skip
+    spec = model if isinstance(model, ModelSpec) else load_model(model)
+    machine = machine_asked(gpu, None, ram, gpu_used)
+    return answer(
+        spec, machine, settings, trainable_layers=trainable_layers, tokens=tokens, price_per_hour=price_per_hour,
+        emit=emit,
+    )  # fmt: skip
+
+
 def _settled(request: Request, quant: str | None) -> tuple[tuple[choice.Looked, ...], judge.Case, Verdict]:
     """(what was looked at, the plan, its verdict): with the quantization asked for, else chosen; in RAM if need be."""
     if quant is None:
@@ -294,7 +350,7 @@ def report(
     entries, gguf = case.ledgers(context, concurrency), runs_gguf(case.profile)
     return FitReport(
         inputs=inputs_of(request, case, asked_quant),
-        model=_model_facts(request.model),
+        model=model_facts(request.model),
         verdict=verdict,
         weights_bytes=weights_bytes(request.model, case.scheme, gguf=gguf),
         checkpoint_bytes=checkpoint_bytes(request.model, case.scheme, gguf=gguf),
@@ -366,9 +422,10 @@ def _request(
     )
 
 
-def _machine(
+def machine_asked(
     gpu: str | Sequence[str] | None, cpu: str | None, ram: str | int | None, gpu_used: str | int | None
 ) -> Machine:
+    """The machine that the arguments of `fit` name, else the one this runs on."""
     names = arguments.gpu_names(gpu, cpu)
     ram = arguments.size_or_none("ram", ram, least=1)
     gpu_used = arguments.size_or_none("gpu_used", gpu_used, least=0)
@@ -409,7 +466,8 @@ def inputs_of(request: Request, case: judge.Case, asked_quant: str | None) -> di
     }
 
 
-def _model_facts(spec: ModelSpec) -> dict[str, Any]:
+def model_facts(spec: ModelSpec) -> dict[str, Any]:
+    """What a report says of its model."""
     counted = spec.params_total or spec.published_params
     return {
         "id": spec.id,

@@ -27,6 +27,18 @@ TERM_NAMES = (
     "vision",
     "lora",
     "draft_model",
+    "adapters",
+    "weight_copies",
+    "optimizer",
+    "master_weights",
+    "gradients",
+    "logits",
+    "gathered",
+    "whole_copy",
+    "dequantized",
+    "weight_norm",
+    "allocator",
+    "communication",
     "desktop",
 )
 """Stable names of terms, in the order in which they are shown."""

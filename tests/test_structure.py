@@ -27,6 +27,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engines": BASE | {"spec", "formulas", "quantization", "engines"},
     "detection": BASE | {"spec", "catalog", "machine", "detection"},
     "emission": BASE | {"spec", "catalog", "engines", "render", "emission"},
+    "training": BASE
+    | {"spec", "formulas", "quantization", "catalog", "engines", "machine", "verdict"}
+    | {"arguments", "prices", "api", "training"},
     "render": {"errors", "frozen", "units", "ledger", "spec", "render"},
 }
 

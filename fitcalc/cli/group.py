@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "fit": "fitcalc.cli.fit:command",
     "cost": "fitcalc.cli.cost:command",
+    "finetune": "fitcalc.cli.finetune:command",
     "models": "fitcalc.cli.models:models",
     "devices": "fitcalc.cli.lists:devices",
     "quants": "fitcalc.cli.lists:quants",

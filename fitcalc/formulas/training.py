@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fitcalc.formulas import formula
-from fitcalc.units import ceil_div, least, most
+from fitcalc.units import ceil_div, least
 
 
 @formula("rank * (rows + cols)")
@@ -22,6 +22,25 @@ def adapter_params(*, rank: Any, rows: Any, cols: Any) -> Any:
 def shard_bytes(*, elems: Any, share_num: Any, share_den: Any, cards: Any) -> Any:
     """Bytes on each of `cards` of `elems` elements that take share_num / share_den bytes each."""
     return ceil_div(elems * share_num, share_den * cards)
+
+
+@formula("ceil_div(whole_bytes, cards)")
+def share_bytes(*, whole_bytes: Any, cards: Any) -> Any:
+    """Bytes on each of the cards over which something is divided; `cards` 1: all of it."""
+    return ceil_div(whole_bytes, cards)
+
+
+@formula("ceil_div(trainable * bytes_each, cards) + bucket_bytes + extra_bytes")
+def gradient_bytes(*, trainable: Any, bytes_each: Any, cards: Any, bucket_bytes: Any, extra_bytes: Any) -> Any:
+    """Gradients on one card: its share, buckets of a data parallel run, and what a moment adds to them (the second
+    gradient of a tied embedding and their sum; float32 gradients of the sub-group that ZeRO-3 steps)."""
+    return ceil_div(trainable * bytes_each, cards) + bucket_bytes + extra_bytes
+
+
+@formula("elem_bytes * rows_times_cols")
+def matrix_copy_bytes(*, elem_bytes: Any, rows_times_cols: Any) -> Any:
+    """A matrix that exists for a moment."""
+    return elem_bytes * rows_times_cols
 
 
 @formula("4 * (rows + cols) * copies")
@@ -55,14 +74,22 @@ def checkpointed_bytes(
     return tokens * (input_bytes + head_bytes) + tokens * (block_bytes + score_bytes * length)
 
 
-@formula("vocab * (tokens * kept_per_logit + passing_tokens * passing_per_logit)")
-def logits_bytes(*, vocab: Any, tokens: Any, kept_per_logit: Any, passing_tokens: Any, passing_per_logit: Any) -> Any:
+@formula("vocab * (tokens * kept_per_logit + passing_tokens * passing_per_logit) + 2 * head_grad_bytes")
+def logits_bytes(
+    *,
+    vocab: Any,
+    tokens: Any,
+    kept_per_logit: Any,
+    passing_tokens: Any,
+    passing_per_logit: Any,
+    head_grad_bytes: Any,
+) -> Any:
     """Logits at the start of the backward pass: what the loss keeps, and what differentiating it takes for a while.
 
     With an ordinary cross entropy 4 + 8 bytes per logit of every token: the float32 log-softmax, and its gradient with
-    the float32 copy.
+    the float32 copy. A loss in pieces sums the gradient of a trained head piece by piece (`head_grad_bytes`, else 0).
     """
-    return vocab * (tokens * kept_per_logit + passing_tokens * passing_per_logit)
+    return vocab * (tokens * kept_per_logit + passing_tokens * passing_per_logit) + 2 * head_grad_bytes
 
 
 @formula("ceil_div(tokens, pieces)")
@@ -99,11 +126,3 @@ def flop_per_token(*, passes: Any, matmul_params: Any, attention_width: Any, len
     all layers (`attention_width`).
     """
     return 2 * passes * matmul_params + 2 * passes * attention_width * length
-
-
-def largest_phase(*totals: Any) -> Any:
-    """The peak of a step: the largest of its phases; ints and arrays alike."""
-    peak = totals[0]
-    for total in totals[1:]:
-        peak = most(peak, total)
-    return peak

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from fitcalc.frozen import dataclass
-from fitcalc.spec.report import Alternative, Estimate, FitReport
+from fitcalc.spec.report import Estimate, FitReport
 
 Method = Literal["full", "lora", "qlora", "dora", "freeze"]
 METHODS = ("full", "lora", "qlora", "dora", "freeze")
 Sharding = Literal["none", "zero1", "zero2", "zero3", "fsdp"]
 SHARDINGS = ("none", "zero1", "zero2", "zero3", "fsdp")
 PRECISIONS = ("bf16", "fp16", "fp32", "mixed")
-"""bf16, fp16: weights, gradients and computation in 16 bit; mixed: float32 weights, computation in 16 bit (autocast)."""
+"""bf16, fp16: weights, gradients and computation in 16 bit; mixed: float32 weights, 16-bit computation (autocast)."""
 ATTENTIONS = ("sdpa", "flash", "eager")
 LOSSES = ("standard", "chunked", "fused")
 OFFLOADS = ("optimizer", "params", "all", "activations")
@@ -129,6 +129,9 @@ class Duration:
     seconds: Estimate | None
     tokens_per_s: Estimate | None
     cost: Estimate | None
+    """USD."""
+    price: str
+    """What the cost rests on, or why there is none."""
     flop_per_token: int
     note: str
 
@@ -154,4 +157,3 @@ class FinetuneReport(FitReport):
     """A FitReport of a fine-tuning run: limits are the longest sequence and the largest micro batch."""
 
     training: Training | None = None
-    plans: tuple[Alternative, ...] = ()

@@ -92,7 +92,7 @@ def _layer(
     norms = sum(_norm(tensor, model, settings, by_role, trained=trained) for tensor in row if _is_norm(tensor))
     attention, scores = _attention(model, settings, by_role)
     attention += sum(_mixer(tensor, settings) for tensor in row)
-    mlp = sum(_mlp(tensor, settings, by_role) for tensor in row)
+    mlp = sum(_mlp(tensor, settings) for tensor in row)
     inputs = _inputs(row, settings, wrapped, trained=trained, quantized=quantized)
     adapters, drops = _adapters(row, settings, wrapped)
     unseen = 0
@@ -106,9 +106,7 @@ def _is_norm(tensor: Tensor) -> bool:
     return tensor.role == "norm" and len(tensor.shape) == 1 and not tensor.name.endswith("bias")
 
 
-def _norm(
-    tensor: Tensor, model: ModelSpec, settings: Settings, by_role: dict[str, Tensor], *, trained: bool
-) -> int:
+def _norm(tensor: Tensor, model: ModelSpec, settings: Settings, by_role: dict[str, Tensor], *, trained: bool) -> int:
     """RMS norms keep a float32 copy of their input and a float32 per row, and when trained the normalised input; a
     compiled block and a layer norm (with a bias) keep the input itself. Under autocast the residual stream and what the
     norms return are float32 and are cast for the products: 10 bytes more per element of a block's hidden state."""
@@ -162,7 +160,11 @@ def _query_key_value(settings: Settings, by_role: dict[str, Tensor], out: int) -
         query = by_role.get("mla_q_b") or by_role.get("attn_q")
         return 2 * (query.shape[0] if query else out) + by_role["mla_kv_b"].shape[0]
     fused = by_role.get("attn_qkv")
-    rows = fused.shape[0] if fused else sum(by_role[role].shape[0] for role in ("attn_q", "attn_k", "attn_v") if role in by_role)
+    rows = (
+        fused.shape[0]
+        if fused
+        else sum(by_role[role].shape[0] for role in ("attn_q", "attn_k", "attn_v") if role in by_role)
+    )
     gated = 0
     if fused is None and "attn_q" in by_role and by_role["attn_q"].shape[0] > out:
         gated, rows = 2 * (by_role["attn_q"].shape[0] - out), rows - (by_role["attn_q"].shape[0] - out)
@@ -182,7 +184,7 @@ def _mixer(tensor: Tensor, settings: Settings) -> int:
     return 2 * settings.compute_bytes * tensor.shape[-1] if tensor.role in _MIXER_OUT else 0
 
 
-def _mlp(tensor: Tensor, settings: Settings, by_role: dict[str, Tensor]) -> int:
+def _mlp(tensor: Tensor, settings: Settings) -> int:
     """The gate and its activation, the other half, and for experts what is gathered and scattered for each of them."""
     size, rows, width = settings.compute_bytes, tensor.shape[0], 0
     if tensor.role in _GATES:

@@ -182,5 +182,3 @@ def scheme_for(model: ModelSpec, settings: Settings) -> Scheme | None:
             raise RequestError(f"{model.name} is a GGUF file: it cannot be trained", hint="name the original model")
         return None
     return catalog.load_scheme("bnb-nf4-dq" if settings.trainer.double_quant else "bnb-nf4")
-
-
