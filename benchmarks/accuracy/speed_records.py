@@ -75,10 +75,16 @@ class Sample(NamedTuple):
 
     @property
     def variant(self) -> str:
-        """What else has its own parameters: storage below 16 bit in eager engines, kernels, backends."""
+        """What else has its own parameters: kernels and backends, and what selects kernels.
+
+        Servers multiply 4-bit, 8-bit and 16-bit weights in kernels of their own. GeForce cards differ by generation
+        in the share of their memory's peak that a token reaches (Ada's cache is twelve times Ampere's).
+        """
         record = self.record
-        if self.family in ("transformers", "sglang") and self.kind == "decode":
+        if self.kind in ("loop", "offline") or (self.family in ("transformers", "sglang") and self.kind == "decode"):
             return storage_kind(catalog.load_scheme(record["quant"]))
+        if self.family == "llama_cpp" and self.kind == "decode" and self.device_class == "nvidia-consumer":
+            return self.device.arch.lower()
         if self.family == "tuned_cpu":
             return str(record["engine"])
         if self.device_class.startswith("amd") and self.kind == "prefill":
@@ -186,7 +192,7 @@ def _file_factor(record: dict[str, Any], size: int, params: int) -> float:
 
 def _works(record: dict[str, Any], model: ModelSpec, stored: Any, kind: str) -> tuple[Work, Work | None] | None:
     if not kind.startswith("offload"):
-        return work_of(model, stored, UNPACKING, everywhere), None
+        return work_of(model, stored, UNPACKING, everywhere, absorbs=record["engine"] in GGUF_ENGINES), None
     stated = str(record["offload"])
     experts = record.get("cpu_experts", 0)
     layers = record.get("gpu_layers", 999)
@@ -196,8 +202,8 @@ def _works(record: dict[str, Any], model: ModelSpec, stored: Any, kind: str) -> 
     first = max(model.layers + 1 - layers, 0)
     ranks = [HOST if layer < first else 0 for layer in range(model.layers + 1)]
     return (
-        work_of(model, stored, UNPACKING, placed(ranks, 0, experts)),
-        work_of(model, stored, UNPACKING, placed(ranks, HOST, experts)),
+        work_of(model, stored, UNPACKING, placed(ranks, 0, experts), absorbs=True),
+        work_of(model, stored, UNPACKING, placed(ranks, HOST, experts), absorbs=True),
     )
 
 

@@ -45,10 +45,13 @@ def family_of(engine: EngineProfile) -> dict[str, Any]:
     return _content((engine.starts or engine).module)
 
 
-def parameters(family: Mapping[str, Any], kind: str, device_class: str, variant: str = "") -> Found | None:
-    """The most specific parameters of a kind; None where the family has none of it."""
+def parameters(family: Mapping[str, Any], kind: str, device_class: str, variants: tuple[str, ...] = ()) -> Found | None:
+    """The most specific parameters of a kind; None where the family has none of it.
+
+    `variants` are what a class may be parted by: how weights are stored, the generation of the device.
+    """
     tables: Mapping[str, Any] = family.get(kind, {})
-    for name in (f"{device_class}:{variant}" if variant else "", device_class, _side(device_class), ANY):
+    for name in (*(f"{device_class}:{variant}" for variant in variants), device_class, _side(device_class), ANY):
         if name in tables:
             values = {key: value for key, value in tables[name].items() if key != "records"}
             return Found(Parameters(**values), device_class if name.startswith(device_class) else ANY)

@@ -24,6 +24,8 @@ PROMPT_TOKENS = 2048
 """Length of the prompt that times to first token are given for, where the context has room for it."""
 GENERATED_TOKENS = 256
 PART_NAMES = ("bandwidth", "compute", "cache", "unpacking", "launches", "network", "host")
+CUSTOM = "custom"
+"""Segment of cards that are a size and nothing more."""
 DESKTOP_BYTES_PER_S = 89.6e9
 """Peak of two channels of DDR5-5600: the host of the records that do not name theirs."""
 _UNBOUND = 1e15
@@ -100,6 +102,8 @@ def ready(case: Case, context_tokens: Any, concurrency: Any) -> Ready | str:
     if reason:
         return reason
     family = family_of(case.profile)
+    if case.model.is_moe and "experts_unmodelled" in family:
+        return str(family["experts_unmodelled"])
     plan = plan_of(case, context_tokens, concurrency, family.get("unpacking", {"": 1.0}))
     served = "loop" in family
     steps = _steps(family, plan, case, "loop" if served else "decode")
@@ -170,11 +174,13 @@ def _steps(family: Mapping[str, Any], plan: Plan, case: Case, kind: str) -> tupl
             continue
         if place.device is None:
             return "the CPU is not known (--cpu)"
+        if place.device.segment == CUSTOM and not place.device.bandwidth_bytes_per_s:
+            return "not known for a bare size: name the card for its speed"
         rates = rates_of(place.device, storage, case.workload.options.get("threads"))
         if rates is None:
             return f"bandwidth or compute rate of {place.device.name} is not known"
-        variant = storage if kind == "decode" else ""
-        found_here = parameters(family, kind, device_class(place.device), variant)
+        variants = () if kind == "prefill" else (storage, place.device.arch.lower())
+        found_here = parameters(family, kind, device_class(place.device), variants)
         if found_here is None:
             return f"not modelled for {case.profile.name}"
         steps.append(Step(place, rates, found_here))

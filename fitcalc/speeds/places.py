@@ -74,4 +74,4 @@ def _in_layers(prepared: Any, unpacking: Mapping[str, float]) -> Plan:
 
 
 def _work(prepared: Any, unpacking: Mapping[str, float], ranks: tuple[int, ...], rank: int, experts: int) -> Work:
-    return work_of(prepared.model, prepared.stored, unpacking, placed(ranks, rank, experts))
+    return work_of(prepared.model, prepared.stored, unpacking, placed(ranks, rank, experts), absorbs=True)

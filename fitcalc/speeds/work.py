@@ -69,8 +69,13 @@ Here = Callable[[int, bool], bool]
 """(layer, is a routed expert) -> is it on this device; the output matrix counts as one more layer."""
 
 
-def work_of(model: ModelSpec, stored: Iterable[Stored], unpacking: Mapping[str, float], here: Here) -> Work:
-    """The work of one device. `unpacking` is the cost of unpacking an element by format id ('' for others)."""
+def work_of(
+    model: ModelSpec, stored: Iterable[Stored], unpacking: Mapping[str, float], here: Here, *, absorbs: bool = False
+) -> Work:
+    """The work of one device. `unpacking` is the cost of unpacking an element by format id ('' for others).
+
+    `absorbs`: the engine attends to latents as they are in prompts too (llama.cpp), not to heads made of them.
+    """
     entries = [entry for entry in stored if entry.tensor.part in TEXT_PARTS]
     held = [layer for layer in range(model.layers) if here(layer, False)]
     expert_layers = {layer for entry in entries if entry.tensor.copies > 1 for layer in entry.layers}
@@ -83,7 +88,7 @@ def work_of(model: ModelSpec, stored: Iterable[Stored], unpacking: Mapping[str, 
         hidden=model.hidden,
         kv_heads=1 if has_latents else max(model.kv_heads, 1),
         **_weights(entries, unpacking, here, model.layers),
-        **_caches(model, here),
+        **_caches(model, here, absorbs=absorbs),
     )
 
 
@@ -131,7 +136,7 @@ def _part(entry: Stored, tied: bool, here: Here, output: int) -> tuple[str, int]
     return "expert" if is_expert else "fixed", sum(1 for layer in entry.layers if here(layer, is_expert))
 
 
-def _caches(model: ModelSpec, here: Here) -> dict[str, Any]:
+def _caches(model: ModelSpec, here: Here, *, absorbs: bool) -> dict[str, Any]:
     sums = dict.fromkeys(_CACHES, 0)
     window = recurrent = latent = 0
     for cache in model.cache_layers:
@@ -146,7 +151,7 @@ def _caches(model: ModelSpec, here: Here) -> dict[str, Any]:
         else:
             sums["cell_elems"] += count * cache.elems_per_token // cache.compression
             sums["pair_flop"] += count * _pair_flop(model, cache, absorbed=True) // cache.compression
-            sums["prompt_pair_flop"] += count * _pair_flop(model, cache) // cache.compression
+            sums["prompt_pair_flop"] += count * _pair_flop(model, cache, absorbed=absorbs) // cache.compression
             latent += count if cache.kind == "mla" else 0
     return sums | {"window_tokens": window, "recurrent_layers": recurrent, "latent_layers": latent}
 
