@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fitcalc.curves import curve
     from fitcalc.emission import emit
     from fitcalc.errors import FitcalcError
+    from fitcalc.selection import compare, recommend, which
     from fitcalc.spec.cost_report import CostReport
     from fitcalc.spec.hardware import Device, Machine
     from fitcalc.spec.model import ModelSpec
@@ -24,6 +25,7 @@ __all__ = [
     "Machine",
     "ModelSpec",
     "__version__",
+    "compare",
     "cost",
     "curve",
     "detect",
@@ -32,9 +34,12 @@ __all__ = [
     "fit",
     "load_device",
     "load_model",
+    "recommend",
+    "which",
 ]
 
 _HOMES = {
+    "compare": "fitcalc.selection",
     "cost": "fitcalc.api",
     "curve": "fitcalc.curves",
     "detect": "fitcalc.api",
@@ -42,6 +47,8 @@ _HOMES = {
     "emit": "fitcalc.emission",
     "fit": "fitcalc.api",
     "load_model": "fitcalc.api",
+    "recommend": "fitcalc.selection",
+    "which": "fitcalc.selection",
     "load_device": "fitcalc.api",
     "FitcalcError": "fitcalc.errors",
     "CostReport": "fitcalc.spec.cost_report",

@@ -99,6 +99,14 @@ def curve_schema() -> dict[str, Any]:
     return _answer_schema(Curve, "curve")
 
 
+def selection_schemas() -> dict[str, dict[str, Any]]:
+    """Command -> the JSON Schema of what it prints with `--json`: recommend, which, compare."""
+    from fitcalc.spec.selection import CompareReport, RecommendReport, WhichReport
+
+    answers = {"recommend": RecommendReport, "which": WhichReport, "compare": CompareReport}
+    return {name: _answer_schema(answer, f"{name} report") for name, answer in answers.items()}
+
+
 def _answer_schema(answer: type[Any], name: str) -> dict[str, Any]:
     from pydantic import TypeAdapter
 

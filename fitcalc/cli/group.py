@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "fit": "fitcalc.cli.fit:command",
+    "recommend": "fitcalc.cli.recommend:command",
+    "which": "fitcalc.cli.which:command",
+    "compare": "fitcalc.cli.compare:command",
     "cost": "fitcalc.cli.cost:command",
     "finetune": "fitcalc.cli.finetune:command",
     "models": "fitcalc.cli.models:models",
