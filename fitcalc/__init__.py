@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fitcalc.api import cost, detect, finetune, fit, load_device, load_model
+    from fitcalc.api import cost, detect, finetune, fit, load_device, load_model, sweep
     from fitcalc.curves import curve
     from fitcalc.emission import emit
     from fitcalc.errors import FitcalcError
@@ -50,6 +50,7 @@ _HOMES = {
     "recommend": "fitcalc.selection",
     "which": "fitcalc.selection",
     "load_device": "fitcalc.api",
+    "sweep": "fitcalc.api",
     "FitcalcError": "fitcalc.errors",
     "CostReport": "fitcalc.spec.cost_report",
     "FitReport": "fitcalc.spec.report",

@@ -26,6 +26,9 @@ from fitcalc.spec.workload import Media
 from fitcalc.speeds.answer import speed_of
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from fitcalc.grids.sweep import Sweep
     from fitcalc.spec.cost_report import CostReport
     from fitcalc.spec.training import FinetuneReport
 
@@ -316,6 +319,35 @@ def finetune(
         spec, machine, settings, trainable_layers=trainable_layers, tokens=tokens, price_per_hour=price_per_hour,
         emit=emit,
     )  # fmt: skip
+
+
+def sweep(
+    models: Any,
+    *,
+    devices: Any,
+    quants: Any = "native",
+    contexts: Any = 8192,
+    concurrencies: Any = 1,
+    engines: Any = None,
+    kv_dtypes: Any = None,
+    tensor_parallel: Any = None,
+    columns: Sequence[str] | None = None,
+    executor: Executor | None = None,
+) -> Sweep:
+    """Every combination of the values on eight axes, each point as `fit` answers it, as arrays that are computed when
+    they are asked for. Each axis takes one value or many.
+
+    models: ids, paths or ModelSpecs. devices: 'a100-80:2', '24GB', a node, a CPU or board with its RAM, cards joined by
+    '+', or {'gpu': ..., 'cpu': ..., 'ram': ..., 'gpu_used': ...}. quants: ids, 'native' for each model's own type.
+    contexts: tokens per request. concurrencies: requests at once. engines, kv_dtypes, tensor_parallel: None where `fit`
+    chooses. columns: only these, by default all. executor: of concurrent.futures' kind, Dask's or Ray's too.
+
+    Raises UnknownNameError, RequestError; combinations that no engine runs are masked, with the reason.
+    """
+    from fitcalc.grids.build import sweep_of
+
+    axes = (models, devices, quants, contexts, concurrencies, engines, kv_dtypes, tensor_parallel)
+    return sweep_of(axes, columns, executor)
 
 
 def _settled(request: Request, quant: str | None) -> tuple[tuple[choice.Looked, ...], judge.Case, Verdict]:

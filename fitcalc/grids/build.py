@@ -1,0 +1,32 @@
+"""From the arguments of fitcalc.sweep to a Sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from difflib import get_close_matches
+from typing import Any
+
+from fitcalc.errors import RequestError, UnknownNameError
+from fitcalc.grids.chunks import COLUMNS
+from fitcalc.grids.grid import grid_of
+from fitcalc.grids.sweep import Sweep
+
+
+def sweep_of(axes: tuple[Any, ...], columns: Sequence[str] | None = None, executor: Executor | None = None) -> Sweep:
+    """The sweep of eight axes, in the order of `grid_of`."""
+    if executor is not None and not hasattr(executor, "submit"):
+        hint = "give a ProcessPoolExecutor, or a cluster's client.get_executor()"
+        raise RequestError(f"executor is {type(executor).__name__}, which has no submit", hint=hint)
+    return Sweep(grid_of(*axes), wanted=columns_of(columns), executor=executor)
+
+
+def columns_of(names: Sequence[str] | None) -> tuple[str, ...]:
+    """The columns that are wanted, in their usual order; `reason` is always one of them."""
+    if names is None:
+        return COLUMNS
+    listed = [names] if isinstance(names, str) else list(names)
+    for name in listed:
+        if name not in COLUMNS:
+            raise UnknownNameError("column", str(name), tuple(get_close_matches(str(name), COLUMNS, 3, 0.4)))
+    return tuple(name for name in COLUMNS if name in listed or name == "reason")
