@@ -74,7 +74,8 @@ def described(config: dict[str, Any], path: str) -> ModelSpec:
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}", hint=misspelled(config) or error.hint) from error
     except UnsupportedModelError as error:
-        close = similar_type(str(config.get("model_type", "")), (*BUILDERS, *described_types()))
+        kind, families = str(config.get("model_type", "")), (*BUILDERS, *described_types())
+        close = similar_type(kind, families) if kind not in families else ""
         raise UnsupportedModelError(str(error), hint=f"did you mean {close}?" if close else error.hint) from error
     known = (*BUILDERS, *described_types())
     if spec.unknowns and spec.model_type not in known and (close := similar_type(spec.model_type, known)):
