@@ -44,6 +44,9 @@ class Kept:
     adapters: int = 0
     unseen: int = 0
     """Of these, what the first layer does not keep when its input needs no gradient."""
+    moving: int = 0
+    """Gradients that are alive beside it while the layer is gone through backwards: three of the MLP's width and two
+    of the hidden one."""
 
     @property
     def total(self) -> int:
@@ -99,7 +102,10 @@ def _layer(
     if not trained and not settings.checkpointing:
         first = next((tensor for tensor in row if _is_norm(tensor)), None)
         unseen = drops + (_norm(first, model, settings, by_role, trained=False) if first else 0)
-    return Kept(norms, attention, scores, mlp + inputs, adapters, unseen)
+    wide = max((tensor.shape[0] * tensor.active for tensor in row if tensor.role in _UPS), default=0)
+    half = max((tensor.shape[0] * tensor.active // 2 for tensor in row if tensor.role in _FUSED_UPS), default=0)
+    moving = settings.compute_bytes * (3 * max(wide, half) + 2 * model.hidden)
+    return Kept(norms, attention, scores, mlp + inputs, adapters, unseen, moving)
 
 
 def _is_norm(tensor: Tensor) -> bool:

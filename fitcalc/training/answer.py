@@ -144,8 +144,9 @@ def _refuse(model: ModelSpec, machine: Machine) -> None:
     if model.kind != "decoder" or not model.tensors:
         said = f"fine-tuning is modelled for decoders; {model.name} is none, or its tensors are not known"
         raise UnsupportedModelError(said, hint="fitcalc models lists the decoders")
-    if not machine.gpus or any(card.kind not in ("gpu", "unified") for card in machine.gpus):
-        raise UnsupportedModelError("fine-tuning is modelled for GPUs", hint="name one: --gpu rtx-4090")
+    vendors = overheads()["devices"]["vendors"]
+    if not machine.gpus or any(card.kind == "accelerator" or card.vendor not in vendors for card in machine.gpus):
+        raise UnsupportedModelError("fine-tuning is modelled for NVIDIA and AMD GPUs", hint="name one: --gpu rtx-4090")
 
 
 def _report(
@@ -342,6 +343,8 @@ def _notes(plan: Plan) -> list[str]:
         notes.append("experts and state space layers were not measured: their activations are an estimate")
     if plan.states.adapter_elems and model.is_moe:
         notes.append("experts get no adapters: PEFT reaches them by target_parameters only")
+    if plan.states.scheme is not None and model.is_moe:
+        notes.append("experts count in NF4: a program that keeps them as one parameter may leave them in 16 bit")
     most = model.max_context_tokens
     if most and settings.length > most:
         notes.append(f"{settings.length:,} tokens are more than the model's own limit of {most:,}")

@@ -123,14 +123,22 @@ def process_terms(terms: Sequence[Term], settings: Settings) -> list[Term]:
     note = "reserved beyond what is in use"
     size, low, high = sizes
     booked = Term("allocator", size, low, high, "estimated", formulas.slack_bytes.text, inputs, note)
-    workspace = _measured("runtime", form["workspace"], "workspaces and short-lived tensors")
-    room = held * form["workspace"]["high_permille"] // 1000
+    workspace = _workspace(form["workspace"], held)
     context = _measured("cuda_context", form["context"], "the driver's own, per process")
     links = [_measured("communication", form["communication"], "buffers of NCCL")] if settings.cards > 1 else []
-    return [replace(workspace, high_bytes=workspace.high_bytes + room), booked, context, *links]
+    return [workspace, booked, context, *links]
 
 
-def _measured(name: str, form: dict[str, str], note: str) -> Term:
+def _workspace(form: dict[str, Any], held: int) -> Term:
+    """Workspaces of libraries, and a small share of what is held for tensors that no formula counts."""
+    term = _measured("runtime", form, "workspaces and short-lived tensors")
+    size = term.bytes + held * form["permille"] // 1000
+    high = term.high_bytes + held * form["high_permille"] // 1000
+    inputs = (*term.inputs, Input("held_bytes", held), Input("permille", form["permille"], SOURCE))
+    return replace(term, bytes=size, high_bytes=high, inputs=inputs)
+
+
+def _measured(name: str, form: dict[str, Any], note: str) -> Term:
     size, low, high = (parse_size(form[key]) for key in ("bytes", "low", "high"))
     stated = fixed(name, size, "estimated", "", (Input("bytes", size, form["source"]),), note)
     return replace(stated, low_bytes=low, high_bytes=high)

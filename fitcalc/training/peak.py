@@ -22,6 +22,7 @@ from fitcalc.units import format_params
 
 START = "at the start of the backward pass"
 AGAIN = "when the last block is computed again"
+LAST = "when the first block is computed again"
 END = "at the end of the backward pass"
 STEP = "in the optimizer's step"
 
@@ -100,7 +101,10 @@ def phases_of(model: ModelSpec, settings: Settings, states: States, blocks: Bloc
         return [start, Phase(END, end, nothing, none), last]
     head = max(before, states.head_grad_bytes // states.grad_bytes_each)
     first = Phase(AGAIN, _gradients(settings, states, head), _again(settings, blocks, blocks.input_bytes), none)
-    return [start, first, Phase(END, end, _again(settings, blocks, 0), none), last]
+    # The gradients of the first block and of the embedding come when the block is gone.
+    most = max(everything - states.late_elems, 0)
+    second = Phase(LAST, _gradients(settings, states, most), _again(settings, blocks, 0), none)
+    return [start, first, second, Phase(END, end, nothing, none), last]
 
 
 def _gradients(settings: Settings, states: States, elems: int, *, tied_bytes: int = 0, step_bytes: int = 0) -> Term:
@@ -169,10 +173,13 @@ def _again(settings: Settings, blocks: Blocks, input_bytes: int, *, block: bool 
         "length": settings.length,
         "input_bytes": input_bytes,
         "head_bytes": 0,
-        "block_bytes": blocks.largest.total if block else 0,
+        "block_bytes": blocks.largest.total + blocks.largest.moving if block else 0,
         "score_bytes": blocks.largest.scores if block else 0,
     }
-    about = {"input_bytes": "per token: inputs of the blocks", "block_bytes": "per token: the largest block"}
+    about = {
+        "input_bytes": "per token: inputs of the blocks",
+        "block_bytes": "per token: the largest block and its gradients",
+    }
     listed = tuple(Input(name, value, about.get(name, "")) for name, value in inputs.items())
     size = formulas.checkpointed_bytes(**inputs)
     note = "checkpointed: inputs of the blocks" + (" and one block" if block else "")

@@ -256,6 +256,8 @@ def _torchtune(plan: Plan) -> Iterator[str]:
     if settings.method == "freeze" or settings.sharding.startswith("zero") or settings.precision in ("fp16", "mixed"):
         hint = "it trains all or adapters, in bf16 or fp32, with FSDP: try --emit peft or axolotl"
         raise RequestError("torchtune cannot do what this plan says", hint=hint)
+    if settings.cards > 1 and settings.sharding == "none":
+        raise RequestError("torchtune divides a run over several cards by FSDP", hint="add --sharding fsdp")
     family = table["families"][builder.split(".")[0]]
     yield _head(plan, "torchtune") + "finetune.yaml."
     yield "output_dir: ./finetuned"

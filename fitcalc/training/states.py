@@ -37,6 +37,8 @@ class States:
     """Gradient of the output matrix alone."""
     tied_grad_bytes: int
     """The second gradient of a tied embedding and their sum, at the end of the backward pass."""
+    late_elems: int
+    """Trained elements whose gradients come last: those of one block, and of an embedding that is not tied."""
     block_bytes: int
     """Weights of the largest block as the run holds them."""
     root_bytes: int
@@ -74,6 +76,9 @@ def states_of(model: ModelSpec, settings: Settings, scheme: Scheme | None, froze
         master_bytes=4 * trainable if has_master else 0,
         head_grad_bytes=head,
         tied_grad_bytes=2 * head if model.tied_embeddings else 0,
+        late_elems=block // settings.param_bytes + (0 if model.tied_embeddings else head // settings.param_bytes)
+        if full
+        else 0,
         block_bytes=block,
         root_bytes=sizes.total - sum(sizes.by_layer.values()),
         block_grad_bytes=block if not adapted else 0,
