@@ -9,10 +9,10 @@ from typing import Any
 from fitcalc import __version__, arguments, catalog
 from fitcalc.api import machine_asked
 from fitcalc.catalog.finding import read_index
-from fitcalc.choice import USEFUL_TOKENS_PER_S, Looked, device_list, survey
+from fitcalc.choice import USEFUL_TOKENS_PER_S, Looked, device_list, look_at
 from fitcalc.errors import FitcalcError, RequestError
 from fitcalc.machine import device_counts, machine_label
-from fitcalc.plan import LEAST_BITS, Request
+from fitcalc.plan import LEAST_BITS, Request, candidates
 from fitcalc.quality import keeps_level, quality_of
 from fitcalc.selection.rules import rules
 from fitcalc.spec.hardware import Machine
@@ -120,12 +120,18 @@ def _is_too_large(model: ModelSpec, machine: Machine) -> bool:
 def _best(request: Request, least_tokens_per_s: float) -> tuple[Looked, Quality] | None:
     """The best quality that fits and is fast enough, else the fastest of medium quality and better, else the fastest
     of all; where speeds are not known the best quality. None where nothing from 3 bits on fits."""
-    fits = [entry for entry in survey(request) if entry.verdict == "fits" and entry.case.scheme.bits >= LEAST_BITS]
-    if not fits:
-        return None
-    rated = [(entry, quality_of(request.model, entry.case.scheme, entry.case.workload.kv_dtype)) for entry in fits]
+    rated: list[tuple[Looked, Quality]] = []
+    for row in candidates(request):
+        entry = look_at(request, row) if row.bits >= LEAST_BITS else None
+        if entry is None or entry.verdict != "fits":
+            continue
+        quality = quality_of(request.model, entry.case.scheme, entry.case.workload.kv_dtype)
+        if keeps_level(quality, "medium") and _rate(entry) >= least_tokens_per_s:
+            return entry, quality
+        rated.append((entry, quality))
     good = [pair for pair in rated if keeps_level(pair[1], "medium")] or rated
-    return next((pair for pair in good if _rate(pair[0]) >= least_tokens_per_s), max(good, key=lambda p: _rate(p[0])))
+    fast = [pair for pair in good if _rate(pair[0]) >= least_tokens_per_s]
+    return next(iter(fast), max(good, key=lambda pair: _rate(pair[0]), default=None))
 
 
 def _rate(entry: Looked) -> float:
