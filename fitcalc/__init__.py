@@ -35,6 +35,7 @@ __all__ = [
     "load_device",
     "load_model",
     "recommend",
+    "sweep",
     "which",
 ]
 
