@@ -1,4 +1,4 @@
-"""The accuracy table of the README: every kind of estimate against its measured records, as Markdown.
+"""The accuracy tables of the README: every kind of estimate against its measured records, as Markdown.
 
     python benchmarks/accuracy/table.py            print it
     python benchmarks/accuracy/table.py README.md  write it between the README's markers
@@ -22,8 +22,12 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import engine_outcomes
 import llama_cpp
+import llama_outcomes
+import other_servers
 import serving
+import speed
 
 from fitcalc import catalog
 from fitcalc.architectures.quant_config import checkpoint_quant
@@ -96,6 +100,19 @@ def served() -> Iterator[Row]:
         yield row(what, against, errors, unit="GiB" if absolute else "%", inside=within)
 
 
+def served_otherwise() -> Iterator[Row]:
+    """SGLang against start-up logs."""
+    found = other_servers.measure()
+    names = (
+        ("SGLang weights", "SGLang, weights per GPU"),
+        ("SGLang tokens, settings known", "SGLang, KV tokens from card and options"),
+    )
+    for key, what in names:
+        entries = found[key]
+        inside = sum(entry.inside for entry in entries) / len(entries)
+        yield row(what, "start-up logs", [entry.error / 100 for entry in entries], inside=inside)
+
+
 def local() -> Iterator[Row]:
     """llama.cpp against its own projections and runs, and against users' logs."""
     exact, compute = llama_cpp.measure_buffers()
@@ -116,11 +133,42 @@ def local() -> Iterator[Row]:
         yield row(f"llama.cpp, {name}", "users' start-up logs", (error for error, _ in logs[name]))
 
 
-def table() -> str:
-    """The whole table in Markdown."""
-    rows = [*parameters(), *checkpoints(), *served(), *local()]
+def memory_table() -> str:
+    """Errors of counts, sizes and memory terms."""
+    rows = [*parameters(), *checkpoints(), *served(), *served_otherwise(), *local()]
     align = ["left", "left", *["right"] * 5]
     return tabulate(rows, HEADERS, tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def outcomes() -> str:
+    """Verdicts against what happened: how many runs, how many ended as computed, how many failures were called fits."""
+    servers, runs = engine_outcomes.measure(), llama_outcomes.measure()
+    failed = [entry for entry in servers if not entry.started]
+    started = [entry for entry in servers if entry.started]
+    kept = sum(entry.verdict in ("fits", "tight") for entry in started)
+    refused = sum(entry.verdict == "does_not_fit" for entry in failed)
+    promised = sum(entry.verdict == "fits" for entry in failed)
+    hits = sum(hit for *_, hit in runs)
+    broken = sum(record["happened"] == "failed" and found == "fits" for record, _, found, _, _ in runs)
+    return (
+        f"Verdicts: of {len(started)} starts of vLLM that worked, {kept} are called fits or tight; of {len(failed)} that "
+        f"failed, {refused} do not fit and {promised or 'none'} is called fits. Of {len(runs)} runs of llama.cpp and "
+        f"Ollama at home {hits} end as computed, and {broken or 'none'} that failed is called fits."
+    )
+
+
+def speed_table() -> str:
+    """Errors of the speed model on records that its fit had not seen, beside a rule of thumb."""
+    content = json.loads(speed.STORED.read_text(encoding="utf-8"))
+    rows = [[name.strip(), count, error, rule] for name, count, error, _, rule in content["errors"]]
+    headers = ["speed, on records not fitted", "n", "median / p90 %", "a rule of thumb"]
+    align = ["left", *["right"] * 3]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def table() -> str:
+    """All of it in Markdown."""
+    return "\n\n".join((memory_table(), outcomes(), speed_table()))
 
 
 def written(text: str) -> str:
