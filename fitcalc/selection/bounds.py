@@ -44,11 +44,14 @@ def most_tokens_per_s(
     elems, size = min(profile.kv_types.values(), key=lambda block: block[1] / block[0])
     prompt, generated = lengths(context_tokens)
     cards = max(len(machine.gpus), 1)
-    requests, context = max(concurrency // cards, 1), prompt + generated / 2
-    # Fewer ranks need less of the link, whatever division the engine then takes.
-    degrees = [ranks for ranks in range(1, cards + 1) if cards % ranks == 0] if profile.splits_tensors else [1]
+    context = prompt + generated / 2
+    # Fewer ranks need less of the link, whatever division the engine then takes; stages share the requests.
+    degrees = [ranks for ranks in range(1, cards + 1) if cards % ranks == 0] if profile.splits_tensors else [cards]
     seconds = min(
-        decode_parts(work, rates, found.parameters, Division(ranks, 1, 0), requests, context, size / elems).total_s
+        decode_parts(
+            work, rates, found.parameters, Division(ranks if profile.splits_tensors else 1, 1, 0),
+            max(concurrency * ranks / cards, 1), context, size / elems,
+        ).total_s
         for ranks in degrees
-    )
+    )  # fmt: skip
     return float(_ROUNDING / seconds) if seconds > 0 else float("inf")

@@ -263,6 +263,11 @@ def _looked_at(
         lack = option.weights_bytes - usable
         said = f"{words}: weights of {format_gib(option.weights_bytes)} in {format_gib(usable)}"
         return Refused("memory", "weights", lack / usable if usable else UNKNOWN, said)
+    cache = _least_cache_bytes(question, option)
+    if usable is not None and option.weights_bytes + cache > usable:
+        far = (option.weights_bytes + cache) / usable - 1
+        said = f"{words}: weights of {format_gib(option.weights_bytes)} and a cache of {format_gib(cache)} or more"
+        return Refused("memory", "kv_cache", far, f"{said} in {format_gib(usable)}")
     bound = most_tokens_per_s(
         option.work, option.scheme, option.profile, hardware.machine, question.context_tokens, question.concurrency
     )
@@ -278,6 +283,15 @@ def _looked_at(
     if isinstance(fitting, DeviceLedger):
         return _short_of_memory(words, fitting)
     return _within_limits(question, hardware, option, fitting, words)
+
+
+def _least_cache_bytes(question: Question, option: Option) -> int:
+    """Keys and values of the layers that keep every token, in the smallest type that would be tried."""
+    types = option.profile.kv_types
+    small = question.kv_dtype or rules()["small_cache"].get(option.profile.module, "")
+    tried = [types[name] for name in {question.kv_dtype or next(iter(types)), small} if name in types]
+    share = min((size / elems for elems, size in tried), default=0.0)
+    return int(option.work.cell_elems * share * question.context_tokens * question.concurrency)
 
 
 def _within_limits(
