@@ -151,8 +151,8 @@ def outcomes() -> str:
     hits = sum(hit for *_, hit in runs)
     broken = sum(record["happened"] == "failed" and found == "fits" for record, _, found, _, _ in runs)
     return (
-        f"Verdicts: of {len(started)} starts of vLLM that worked, {kept} are called fits or tight; of {len(failed)} that "
-        f"failed, {refused} do not fit and {promised or 'none'} is called fits. Of {len(runs)} runs of llama.cpp and "
+        f"Verdicts: of {len(started)} starts of vLLM that worked, {kept} are called fits or tight; of {len(failed)} "
+        f"that failed, {refused} do not fit and {promised or 'none'} is called fits. Of {len(runs)} runs of llama.cpp and "
         f"Ollama at home {hits} end as computed, and {broken or 'none'} that failed is called fits."
     )
 
