@@ -86,8 +86,9 @@ def main() -> None:
             seconds = time.process_time() - started
             lean = timed(lambda sweep=found: sum(chunk.size for chunk, _ in sweep.chunks()))
             rate = found.points / seconds
+            head = f"{plan[2]:<10} {word:<7} {len(columns):>2} columns, {found.points:,} points"
             print(
-                f"{plan[2]:<10} {word:<7} {len(columns):>2} columns, {found.points:,} points: {rate / 1e6:6.2f} M points/s"
+                f"{head}: {rate / 1e6:6.2f} M points/s"
                 f" · {rate / scalar:,.0f} x a loop of fit · {seconds / (size / copied):.1f} x copying"
                 f" · {found.points / lean / 1e6:.2f} M points/s as views"
             )

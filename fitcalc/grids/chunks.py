@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -123,14 +124,30 @@ def _run_columns(
         "kv_dtype": case.workload.kv_dtype or next(iter(case.profile.kv_types)),
         "refusal": "",
     }
-    if not _has_room(grid, run):
+    if not _fits_64_bits(grid, block.index, run.first):
         text = f"contexts up to {max(grid.contexts):,} × {max(requests):,} requests are beyond what 64 bits hold"
         return _refused(4), {**facts, "refusal": text}
-    return _columns(run.request, case, contexts, requests, wanted), facts
+    longest = _longest(grid, block.index, run.first) if set(wanted) & set(LIMIT_COLUMNS) else MISSING
+    return _columns(run.request, case, longest, contexts, requests, wanted), facts
 
 
 def _refused(code: int) -> Columns:
     return {name: missing_of(name) for name in COLUMNS} | {"reason": code}
+
+
+@lru_cache(maxsize=32)
+def _longest(grid: Grid, index: int, first: int) -> Any:
+    """The largest contexts along the concurrencies of a run: the same for all pieces of a block."""
+    run = next(run for run in runs_of(grid, index) if run.first == first)
+    assert isinstance(run.case, Case)
+    requests = grid.concurrencies[run.first : run.stop]
+    return points.longest_contexts(run.case, requests, moving=points.moves(run.case))
+
+
+@lru_cache(maxsize=32)
+def _fits_64_bits(grid: Grid, index: int, first: int) -> bool:
+    """Whether the largest corner of a run has room; the same for all pieces of a block."""
+    return _has_room(grid, next(run for run in runs_of(grid, index) if run.first == first))
 
 
 def _has_room(grid: Grid, run: Run) -> bool:
@@ -149,7 +166,7 @@ def _has_room(grid: Grid, run: Run) -> bool:
 
 
 def _columns(
-    request: Request, case: Case, contexts: tuple[int, ...], requests: tuple[int, ...],
+    request: Request, case: Case, longest: Any, contexts: tuple[int, ...], requests: tuple[int, ...],
     wanted: tuple[str, ...],
 ) -> Columns:  # fmt: skip
     column = np.array(contexts, dtype=np.int64)[:, None]
@@ -160,7 +177,8 @@ def _columns(
     if any(map(has, MEMORY_COLUMNS)):
         found |= points.memory(case, column, row)
     if any(map(has, LIMIT_COLUMNS)):
-        found |= points.limits(case, contexts, requests, moving=moving)
+        found["max_context_tokens"] = longest
+        found["max_concurrency"] = points.most_concurrent(case, contexts, moving=moving)
     if any(map(has, (*SPEED_COLUMNS, *COST_COLUMNS))):
         found |= points.speeds(case, column, row)
         found |= points.costs(case, found["total_tokens_per_s"])

@@ -160,6 +160,8 @@ def _device_codes(entry: DeviceLedger) -> Any:
 
 _LEVELS = 5
 """Halvings that are looked at together: 31 candidates for every number that is sought."""
+_SOUGHT = 2048
+"""Numbers that are sought together."""
 
 
 def holds(case: Case, contexts: Any, requests: Any) -> Array:
@@ -204,26 +206,37 @@ def _halved(accepts: Any, low: Array, high: Array) -> tuple[Array, Array]:
     return lows[rows, node], highs[rows, node]
 
 
-def limits(case: Case, contexts: Sequence[int], requests: Sequence[int], *, moving: bool) -> Columns:
-    """LIMIT_COLUMNS: the largest context along the requests (a row), the most requests along contexts (a column)."""
-    entries = case.ledgers(contexts[0], requests[0])
-    if case.model.is_unbounded or any(entry.decisive and entry.usable_bytes is None for entry in entries):
-        return dict.fromkeys(LIMIT_COLUMNS, MISSING)
-    most_tokens = case.model.max_context_tokens or judge.CONTEXT_CEILING_TOKENS
-    requests_ceiling = most_requests(case.profile) or judge.CONCURRENCY_CEILING
+def is_bounded(case: Case, context: int, concurrency: int) -> bool:
+    """Limits can be found: nothing of the model is without a bound, and every memory that decides has a size."""
+    entries = case.ledgers(context, concurrency)
+    return not case.model.is_unbounded and all(entry.usable_bytes is not None for entry in entries if entry.decisive)
+
+
+def longest_contexts(case: Case, requests: Sequence[int], *, moving: bool) -> Any:
+    """`verdict.max_context_tokens` along the requests, as a row."""
+    if not case.model.cache_layers or not is_bounded(case, 1, requests[0]):
+        return MISSING
     if moving:
-        found = [judge.max_context_tokens(case, count) for count in requests]
-        counts = np.array([judge.max_concurrency(case, tokens) for tokens in contexts], dtype=np.int64)
-        longest = np.array(found, dtype=np.int64)
-    else:
-        row, column = np.array(requests, dtype=np.int64)[:, None], np.array(contexts, dtype=np.int64)[:, None]
-        longest = largest(lambda tokens: holds(case, tokens, row), most_tokens, len(requests))
-        counts = largest(lambda number: holds(case, column, number), requests_ceiling, len(contexts))
-    has_cache = bool(case.model.cache_layers)
-    return {
-        "max_context_tokens": longest[None, :] if has_cache else MISSING,
-        "max_concurrency": counts[:, None],
-    }
+        return np.array([judge.max_context_tokens(case, count) for count in requests], dtype=np.int64)[None, :]
+    ceiling = case.model.max_context_tokens or judge.CONTEXT_CEILING_TOKENS
+    return _in_slices(lambda row: lambda tokens: holds(case, tokens, row), requests, ceiling)[None, :]
+
+
+def most_concurrent(case: Case, contexts: Sequence[int], *, moving: bool) -> Any:
+    """`verdict.max_concurrency` along the contexts, as a column."""
+    if not is_bounded(case, contexts[0], 1):
+        return MISSING
+    if moving:
+        return np.array([judge.max_concurrency(case, tokens) for tokens in contexts], dtype=np.int64)[:, None]
+    ceiling = most_requests(case.profile) or judge.CONCURRENCY_CEILING
+    return _in_slices(lambda row: lambda count: holds(case, row, count), contexts, ceiling)[:, None]
+
+
+def _in_slices(accepting: Any, values: Sequence[int], ceiling: int) -> Array:
+    """`largest` for every value of an axis, so many at a time that the candidates stay small."""
+    slices = [values[first : first + _SOUGHT] for first in range(0, len(values), _SOUGHT)]
+    sought = (np.array(part, dtype=np.int64)[:, None] for part in slices)
+    return np.concatenate([largest(accepting(part), ceiling, len(part)) for part in sought])
 
 
 # --- speeds and costs -------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from fitcalc.grids.plans import REASONS
 from fitcalc.grids.points import VERDICTS, Array
 from fitcalc.grids.running import computed
 
-CHUNK_POINTS = 2**15
+CHUNK_POINTS = 2**16
 """Points of a piece: its arrays stay in a core's own cache."""
 _LARGEST_ARRAY_POINTS = 2**31
 Condition = Callable[[Mapping[str, Array]], Any]
