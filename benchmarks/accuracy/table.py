@@ -152,8 +152,8 @@ def outcomes() -> str:
     broken = sum(record["happened"] == "failed" and found == "fits" for record, _, found, _, _ in runs)
     return (
         f"Verdicts: of {len(started)} starts of vLLM that worked, {kept} are called fits or tight; of {len(failed)} "
-        f"that failed, {refused} do not fit and {promised or 'none'} is called fits. Of {len(runs)} runs of llama.cpp and "
-        f"Ollama at home {hits} end as computed, and {broken or 'none'} that failed is called fits."
+        f"that failed, {refused} do not fit and {promised or 'none'} is called fits. Of {len(runs)} runs of llama.cpp "
+        f"and Ollama at home {hits} end as computed, and {broken or 'none'} that failed is called fits."
     )
 
 
