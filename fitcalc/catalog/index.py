@@ -14,7 +14,15 @@ from fitcalc.catalog.files import read_toml, stems
 from fitcalc.catalog.finding import KINDS, key_of, names_of
 from fitcalc.catalog.prices import PACKED, book_from_file, packed
 from fitcalc.catalog.quants import row_of
-from fitcalc.catalog.validation import SCHEMA_NAMES, cost_schema, curve_schema, report_schema, schema, selection_schemas
+from fitcalc.catalog.validation import (
+    SCHEMA_NAMES,
+    cost_schema,
+    curve_schema,
+    finetune_schema,
+    report_schema,
+    schema,
+    selection_schemas,
+)
 from fitcalc.errors import ProfileError
 
 _SHARED_NAMES = (("models", "pipelines"), ("gpus", "cpus", "nodes"), ("quants",), ("engines",))
@@ -110,6 +118,7 @@ def texts(folder: str) -> dict[str, str]:
         files[f"schema/{name}.json"] = json.dumps(schema(kind), indent=2, ensure_ascii=False) + "\n"
     files["schema/cost.json"] = json.dumps(cost_schema(), indent=2, ensure_ascii=False) + "\n"
     files["schema/curve.json"] = json.dumps(curve_schema(), indent=2, ensure_ascii=False) + "\n"
+    files["schema/finetune.json"] = json.dumps(finetune_schema(), indent=2, ensure_ascii=False) + "\n"
     files["schema/report.json"] = json.dumps(report_schema(), indent=2, ensure_ascii=False) + "\n"
     for name, content in selection_schemas().items():
         files[f"schema/{name}.json"] = json.dumps(content, indent=2, ensure_ascii=False) + "\n"

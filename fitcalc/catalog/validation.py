@@ -92,6 +92,13 @@ def cost_schema() -> dict[str, Any]:
     return _answer_schema(CostReport, "cost report")
 
 
+def finetune_schema() -> dict[str, Any]:
+    """The JSON Schema of what `finetune --json` prints."""
+    from fitcalc.spec.training import FinetuneReport
+
+    return _answer_schema(FinetuneReport, "fine-tuning report")
+
+
 def curve_schema() -> dict[str, Any]:
     """The JSON Schema of what `--curve --json` prints."""
     from fitcalc.spec.curve import Curve
