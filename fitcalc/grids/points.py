@@ -50,8 +50,9 @@ FLOATS = frozenset((*SPEED_COLUMNS, *COST_COLUMNS))
 def memory(case: Case, contexts: Any, requests: Any) -> Columns:
     """MEMORY_COLUMNS of a plan; numbers or arrays."""
     entries = case.ledgers(contexts, requests)
-    found = _deciding(_distinct(entry for entry in entries if entry.decisive))
-    codes = verdict_codes(case, entries, contexts, requests)
+    sums = _sums(entries)
+    found = _deciding(sums)
+    codes = verdict_codes(case, sums, contexts, requests)
     whole = weights_bytes(case.model, case.scheme, gguf=runs_gguf(case.profile))
     cache = case.engine.kv_cache_bytes(case.prepared, contexts, requests)
     return {"weights_bytes": whole, "kv_cache_bytes": cache, **found, "verdict": codes, "fits": codes >= 2}
@@ -90,15 +91,24 @@ def _end(terms: Sequence[Term], sum_bytes: Any, name: str) -> Any:
     return _sum([sum_bytes, *spreads])
 
 
-def _deciding(entries: list[DeviceLedger]) -> Columns:
+Sums = list[tuple[DeviceLedger, Any, Any]]
+"""Devices that decide, each with its total and high end."""
+
+
+def _sums(entries: Iterable[DeviceLedger]) -> Sums:
+    distinct = _distinct(entry for entry in entries if entry.decisive)
+    totals = [(entry, total(entry.terms)) for entry in distinct]
+    return [(entry, sum_bytes, _end(entry.terms, sum_bytes, "high_bytes")) for entry, sum_bytes in totals]
+
+
+def _deciding(sums: Sums) -> Columns:
     """Terms, total and headroom of the device that runs out first; of the fullest where a size is not known."""
-    known = all(entry.usable_bytes is not None for entry in entries)
+    known = all(entry.usable_bytes is not None for entry, _, _ in sums)
     best: Columns = {}
     room: Any = None
-    for entry in entries:
-        sum_bytes = total(entry.terms)
+    for entry, sum_bytes, high_bytes in sums:
         mine = entry.usable_bytes - sum_bytes if known and entry.usable_bytes is not None else -sum_bytes
-        found = _device_columns(entry, sum_bytes)
+        found = _device_columns(entry, sum_bytes, high_bytes)
         tighter = True if room is None else mine < room
         if room is None or np.all(tighter):
             best, room = found, mine
@@ -115,7 +125,7 @@ def _either(condition: Any, yes: Any, no: Any) -> Any:
     return yes if same else np.where(condition, yes, no)
 
 
-def _device_columns(entry: DeviceLedger, sum_bytes: Any) -> Columns:
+def _device_columns(entry: DeviceLedger, sum_bytes: Any, high_bytes: Any) -> Columns:
     parts: dict[str, list[Any]] = {}
     for term in entry.terms:
         parts.setdefault(term.name, []).append(term.bytes)
@@ -123,32 +133,31 @@ def _device_columns(entry: DeviceLedger, sum_bytes: Any) -> Columns:
     return {
         **{column: _sum(parts.get(name, ())) for name, column in TERM_COLUMNS.items()},
         "total_bytes": sum_bytes,
-        "high_bytes": _end(entry.terms, sum_bytes, "high_bytes"),
+        "high_bytes": high_bytes,
         "capacity_bytes": MISSING if entry.capacity_bytes is None else entry.capacity_bytes,
         "usable_bytes": MISSING if usable is None else usable,
         "headroom_bytes": MISSING if usable is None else usable - sum_bytes,
     }
 
 
-def verdict_codes(case: Case, entries: Iterable[DeviceLedger], contexts: Any, requests: Any) -> Array:
+def verdict_codes(case: Case, sums: Sums, contexts: Any, requests: Any) -> Array:
     """`verdict.verdict_of` as codes of VERDICTS."""
     found = np.full((1, 1), 3, dtype=np.int8)
-    for entry in _distinct(entry for entry in entries if entry.decisive):
-        found = np.minimum(found, _device_codes(entry))
+    for entry, sum_bytes, high_bytes in sums:
+        found = np.minimum(found, _device_codes(entry, sum_bytes, high_bytes))
     least = case.model.at_least
     if least is None:
         return np.where(found > 0, 1, found).astype(np.int8) if case.model.unknowns else found
     smallest = judge.case_of(least, case.scheme, case.profile, case.machine, case.workload)
-    held = verdict_codes(smallest, smallest.ledgers(contexts, requests), contexts, requests)
+    held = verdict_codes(smallest, _sums(smallest.ledgers(contexts, requests)), contexts, requests)
     return np.where((found == 0) & (held > 0), 1, found).astype(np.int8)
 
 
-def _device_codes(entry: DeviceLedger) -> Any:
+def _device_codes(entry: DeviceLedger, sum_bytes: Any, high_bytes: Any) -> Any:
     usable = entry.usable_bytes
     if usable is None:
         return np.int8(1)
-    sum_bytes = total(entry.terms)
-    holds_high = np.asarray(_end(entry.terms, sum_bytes, "high_bytes") <= usable)
+    holds_high = np.asarray(high_bytes <= usable)
     if any(term.basis == "unknown" for term in entry.terms):
         low = np.asarray(_end(entry.terms, sum_bytes, "low_bytes") <= usable)
         return np.where(holds_high, 3, low.view(np.int8)).astype(np.int8)
