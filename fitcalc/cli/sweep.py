@@ -144,7 +144,7 @@ def _summary_text(found: Any, summary: Any, by: str) -> str:
     """Counts, and the best plan that fits of every model."""
     counts = summary.counts
     told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count)
-    lines = [f"{found.points:,} points in {found.grid.blocks:,} plans: {told}"]
+    lines = [f"{_several(found.points, 'point')} in {_several(found.grid.blocks, 'plan')}: {told}"]
     word = ("most " if by.startswith("-") else "least ") + by.lstrip("-").replace("_", " ").replace(" per ", "/")
     records = summary.best.records
     if records:
@@ -152,9 +152,13 @@ def _summary_text(found: Any, summary: Any, by: str) -> str:
     for record in records:
         lines += [record["model"], f"  {_plan_text(record)}", f"    {_figures_text(record)}"]
     missing = len(found.grid.models) - len(records)
-    if missing and records:
-        lines.append(f"\n{missing} of {len(found.grid.models)} models fit nowhere in this grid")
+    if missing:
+        lines.append(f"\n{missing} of {_several(len(found.grid.models), 'model')}: no point of this grid that fits")
     return "\n".join(lines)
+
+
+def _several(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def _plan_text(record: dict[str, Any]) -> str:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fitcalc.grids.sweep import Sweep
 
 _READ_BYTES = 2**20
+_TEXT_POINTS = 2**13
+"""Points of a piece of text, which takes longer to write than to compute: an interruption loses less than one."""
 TEXT_FORMS, TABLE_FORMS = (".csv", ".jsonl"), (".parquet", ".arrow")
 
 
@@ -56,6 +58,8 @@ def write(
     only: the columns that are written, where the summary needs more than these.
     """
     only = only or sweep.wanted
+    if form_of(path) in TEXT_FORMS:
+        sweep = replace(sweep, chunk_points=min(sweep.chunk_points, _TEXT_POINTS))
     form, unfinished = form_of(path), f"{path}.part"
     if resume and form in TABLE_FORMS:
         raise RequestError(f"a {form} file cannot be resumed", hint=f"write {' or '.join(TEXT_FORMS)} to resume")
