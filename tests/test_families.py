@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fitcalc import catalog
-from fitcalc.architectures import from_config
+from fitcalc.architectures import from_config, unknown
 from fitcalc.architectures.expressions import evaluate
 from fitcalc.architectures.families import described_types, family
 from fitcalc.catalog.building import config_of
@@ -105,9 +105,11 @@ NOVEL: Config = {
     "num_key_value_heads": 2, "vocab_size": 1000,
 }  # fmt: skip
 
+WHY = UnsupportedModelError("why it is not built")
+
 
 def test_an_unknown_family_is_what_its_keys_state_and_the_rest_is_unknown() -> None:
-    spec = from_config({**NOVEL, "auto_map": {"AutoModel": "code.Model"}})
+    spec = unknown.build({**NOVEL, "auto_map": {"AutoModel": "code.Model"}}, WHY)
     (entry,) = spec.cache_layers
     assert (entry.kv_heads, entry.key_dim, entry.layers) == (2, 8, (0, 1, 2, 3))
     assert spec.params_total == 64_000
@@ -117,7 +119,7 @@ def test_an_unknown_family_is_what_its_keys_state_and_the_rest_is_unknown() -> N
 
 
 def test_an_unknown_family_with_a_latent_keeps_the_latent() -> None:
-    spec = from_config({**NOVEL, "kv_lora_rank": 512, "qk_rope_head_dim": 64})
+    spec = unknown.build({**NOVEL, "kv_lora_rank": 512, "qk_rope_head_dim": 64}, WHY)
     assert [(entry.kind, entry.latent_elems) for entry in spec.cache_layers] == [("mla", 576)]
 
 
@@ -125,6 +127,8 @@ def test_an_unknown_family_without_sizes_is_unsupported() -> None:
     for config in ({}, {"model_type": "novel"}, {"model_type": "../llama"}, {"model_type": 7}):
         with pytest.raises(UnsupportedModelError, match="not known"):
             from_config(config)
+        with pytest.raises(UnsupportedModelError, match="why"):
+            unknown.build(config, WHY)
 
 
 # --- any config -------------------------------------------------------------------------------------------------------

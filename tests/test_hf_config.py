@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import fitcalc
-from fitcalc.errors import ModelFileError
+from fitcalc.errors import ModelFileError, UnsupportedModelError
 
 LLAMA = {
     "model_type": "llama",
@@ -80,17 +80,18 @@ def test_a_missing_file_a_folder_and_a_pipe(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_type_is_undecided_not_guessed(tmp_path: Path) -> None:
-    spec = fitcalc.load_model(_written(tmp_path, json.dumps({**LLAMA, "model_type": "llamma"})))
-    assert spec.is_unbounded
-    assert any("did you mean llama?" in note for note in spec.notes)
+    with pytest.raises(UnsupportedModelError) as caught:
+        fitcalc.load_model(_written(tmp_path, json.dumps({**LLAMA, "model_type": "llamma"})))
+    assert caught.value.hint == "did you mean llama?"
     report = fitcalc.fit(_written(tmp_path, json.dumps({**LLAMA, "model_type": "novel"})), gpu="h200", quant="bf16")
     assert report.verdict == "unknown"
 
 
 def test_a_misspelled_size_is_an_error_and_not_the_class_default(tmp_path: Path) -> None:
     config = {"hidden_sise" if key == "hidden_size" else key: value for key, value in LLAMA.items()}
-    with pytest.raises(ModelFileError, match="hidden_sise looks like hidden_size"):
+    with pytest.raises(ModelFileError, match="hidden_size is missing") as caught:
         fitcalc.load_model(_written(tmp_path, json.dumps(config)))
+    assert "hidden_sise looks like hidden_size" in caught.value.hint
 
 
 @pytest.mark.parametrize(

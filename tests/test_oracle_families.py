@@ -69,8 +69,7 @@ def test_a_described_family_counts_what_its_class_counts(model_type: str) -> Non
     kind = class_of(model_type)
     if kind is None:
         pytest.skip("not in this version of transformers")
-    known = transformers.CONFIG_MAPPING
-    config_class = known[model_type] if model_type in known else kind.config_class
+    config_class = dict(transformers.CONFIG_MAPPING).get(model_type, kind.config_class)
     for sizes in (nested(layer_counts(config_class())), {}):
         try:
             config = config_class(**sizes)

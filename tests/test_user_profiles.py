@@ -171,7 +171,7 @@ def test_a_directory_or_a_pipe_is_not_read(tmp_path: Path) -> None:
         ('name = "x"\n', "config is missing"),
         ('name = "x"\nnull_keys = ["a.b"]\n[config]\nmodel_type = "llama"\n', "null_keys"),
         ('name = "x"\nparams = "7B"\n[config]\n', "params"),
-        ('name = "x"\n[config]\nmodel_type = "llama"\n', "hidden_size"),
+        ('name = "x"\nnull_keys = ["hidden_size"]\n[config]\nmodel_type = "llama"\n', "hidden_size"),
     ],
 )
 def test_a_broken_model(tmp_path: Path, text: str, said: str) -> None:

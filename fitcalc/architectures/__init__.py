@@ -12,6 +12,7 @@ from typing import Any
 
 from fitcalc.architectures.config import DEFAULT_NOTE, Config, MissingKeyError
 from fitcalc.architectures.registry import BUILDERS
+from fitcalc.errors import UnsupportedModelError
 from fitcalc.spec.model import ModelSpec
 
 
@@ -19,7 +20,7 @@ def from_config(config: Config) -> ModelSpec:
     """The ModelSpec of a config.json's content (id and name are the model_type; a profile replaces them).
 
     Raises ModelFileError for a key that is missing or of the wrong type, UnsupportedModelError for a model_type
-    that no family here builds and whose keys do not even state its sizes.
+    that no family here builds (`unknown.build` tells what its keys state).
     """
     # parts of image generators name their class instead
     model_type = str(config.get("model_type") or config.get("_class_name") or "")
@@ -32,10 +33,13 @@ def from_config(config: Config) -> ModelSpec:
 
 
 def _described(model_type: str) -> str:
-    """The module for families without a builder of their own: described as data, or not known at all."""
+    """The builder of families that are described as data."""
     from fitcalc.architectures.families import is_described
 
-    return "described" if is_described(model_type) else "unknown"
+    if not is_described(model_type):
+        hint = "fitcalc models lists the families it knows"
+        raise UnsupportedModelError(f"model_type {model_type!r:.80} is not known", hint=hint)
+    return "described"
 
 
 def _filled(build: Callable[[Config], ModelSpec], config: Config, model_type: str) -> ModelSpec:

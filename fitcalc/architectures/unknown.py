@@ -23,16 +23,18 @@ _LATENT = ("kv_lora_rank", "qk_rope_head_dim")
 _OTHER_STATE = ("mamba", "ssm", "linear_attn", "rwkv", "lightning", "recurrent", "attn_type_list", "hybrid")
 
 
-def build(config: Config) -> ModelSpec:
-    """What the keys of an unknown family say; UnsupportedModelError where they do not even state its sizes."""
+def build(config: Config, why: UnsupportedModelError) -> ModelSpec:
+    """What the keys of a model say that no family builds, for the reason `why`.
+
+    Raises `why` again where the keys do not even state its sizes.
+    """
     text = next((config[key] for key in TEXT_KEYS if isinstance(config.get(key), dict)), config)
     kind = str(config.get("model_type") or "")
     try:
         hidden, vocab, heads = size(text, *_HIDDEN), size(text, "vocab_size"), size(text, *_HEADS)
         layers = layer_count(text, *_LAYERS)
-    except MissingKeyError as error:
-        hint = "fitcalc models lists the families it knows; its safetensors files tell its weights exactly"
-        raise UnsupportedModelError(f"model_type {kind!r:.80} is not known", hint=hint) from error
+    except MissingKeyError:
+        raise why from None
     kv_heads, head_dim = kv_heads_of(text, heads, *_KV_HEADS), head_dim_of(text, hidden, heads)
     cache, words = _cache(text, tuple(range(layers)), kv_heads, head_dim)
     return decoder(
@@ -49,7 +51,7 @@ def build(config: Config) -> ModelSpec:
         tied=False,
         attention="mla" if cache[0].kind == "mla" else blocks.attention_label(heads, kv_heads),
         unknowns=(
-            f"model_type {kind!r:.60}: of its weights only the token embedding is counted, at least {vocab * hidden:,} "
+            f"{why}: of its weights only the token embedding is counted, at least {vocab * hidden:,} "
             "parameters; its safetensors files would tell them exactly",
             *words,
         ),

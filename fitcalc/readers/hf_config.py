@@ -42,10 +42,13 @@ def parsed_config(raw: bytes, path: str) -> dict[str, Any]:
     return content
 
 
-def model_from_config(path: str) -> ModelSpec:
-    """The model that a config.json describes; its id is the folder's name (or the file's, if that says more)."""
+def model_from_config(path: str, *, bounded: bool = True) -> ModelSpec:
+    """The model that a config.json describes; its id is the folder's name (or the file's, if that says more).
+
+    `bounded` as in `described`.
+    """
     config = _with_quant_file(read_config(path), path)
-    spec = described(config, path)
+    spec = described(config, path, bounded=bounded)
     stem = os.path.basename(path).removesuffix(".json")
     folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
     name = folder if stem == "config" and folder else stem
@@ -67,25 +70,42 @@ def _with_quant_file(config: dict[str, Any], path: str) -> dict[str, Any]:
     return config
 
 
-def described(config: dict[str, Any], path: str) -> ModelSpec:
-    """The model of a configuration that was read from `path`, which errors name; misspelled keys are noted."""
+def described(config: dict[str, Any], path: str, *, bounded: bool = False) -> ModelSpec:
+    """The model of a configuration that was read from `path`, which errors name; misspelled keys are noted.
+
+    A model that no family builds is an UnsupportedModelError; with `bounded` it is what its keys state, the rest of it
+    unknown, unless its model_type is nearly that of a family.
+    """
     try:
         spec = from_config(config)
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}", hint=misspelled(config) or error.hint) from error
     except UnsupportedModelError as error:
-        kind, families = str(config.get("model_type", "")), (*BUILDERS, *described_types())
-        close = similar_type(kind, families) if kind not in families else ""
-        raise UnsupportedModelError(str(error), hint=f"did you mean {close}?" if close else error.hint) from error
-    known = (*BUILDERS, *described_types())
-    if spec.unknowns and spec.model_type not in known and (close := similar_type(spec.model_type, known)):
-        spec = replace(spec, notes=(*spec.notes, f"model_type {spec.model_type!r:.60}: did you mean {close}?"))
+        spec = _unknown(config, path, _with_hint(error, config), bounded=bounded)
     looks = misspelled(config)
     if looks and any(note.startswith(DEFAULT_NOTE) for note in spec.notes):
-        raise ModelFileError(f"{path}: {looks}", hint="correct the key: what it means to say would be a class default")
+        raise ModelFileError(f"{path}: config: {looks.rpartition(' ')[2]} is missing", hint=looks)
     if looks:
         return replace(spec, notes=(*spec.notes, f"{os.path.basename(path)}: {looks} and is not read"))
     return spec
+
+
+def _with_hint(error: UnsupportedModelError, config: dict[str, Any]) -> UnsupportedModelError:
+    """The error, with the family that a misspelled model_type is close to."""
+    kind, families = str(config.get("model_type", "")), (*BUILDERS, *described_types())
+    close = similar_type(kind, families) if kind not in families else ""
+    return UnsupportedModelError(str(error), hint=f"did you mean {close}?" if close else error.hint)
+
+
+def _unknown(config: dict[str, Any], path: str, error: UnsupportedModelError, *, bounded: bool) -> ModelSpec:
+    if not bounded or error.hint.startswith("did you mean"):
+        raise error
+    from fitcalc.architectures import unknown
+
+    try:
+        return unknown.build(config, error)
+    except ModelFileError as wrong:
+        raise ModelFileError(f"{path}: {wrong}", hint=wrong.hint) from wrong
 
 
 def _bounded_bytes(path: str) -> bytes:

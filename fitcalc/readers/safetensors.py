@@ -146,7 +146,7 @@ def _model(entries: Sequence[Entry], file_bytes: int, config: str | None, path: 
         note = f"no config.json beside {os.path.basename(path)}: the model is what its tensors show"
         return replace(spec, notes=(note, *spec.notes))
     try:
-        described = model_from_config(config)
+        described = model_from_config(config, bounded=False)
     except UnsupportedModelError as error:
         stated = read_config(config)
         tensors = inventory_of(weights_of(entries, _bits(stated)))

@@ -39,7 +39,7 @@ def config_from_stdin() -> dict[str, Any]:
 def model_from_stdin() -> ModelSpec:
     """The model that the config.json on standard input describes; its name is the one in it, or its type."""
     config = config_from_stdin()
-    spec = described(config, STDIN)
+    spec = described(config, STDIN, bounded=True)
     stated = config.get("_name_or_path")
     repo = stated if isinstance(stated, str) else ""
     name = repo.rstrip("/").rpartition("/")[2] or spec.model_type or "config"
