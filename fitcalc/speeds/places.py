@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fitcalc.engines.llama_cpp_layout import ranks_of_layers
-from fitcalc.engines.llama_cpp_offload import resolved
 from fitcalc.frozen import dataclass
 from fitcalc.quantization import assign
 from fitcalc.spec.hardware import Device
@@ -41,6 +39,9 @@ def plan_of(case: Case, context_tokens: int, concurrency: int, unpacking: Mappin
     if plan_at is not None:
         prepared = plan_at(prepared, context_tokens, concurrency)
     if hasattr(prepared, "rules"):
+        # Loaded here: a plan of any other engine does without llama.cpp's modules.
+        from fitcalc.engines.llama_cpp_offload import resolved
+
         return _in_layers(resolved(prepared, context_tokens, concurrency), unpacking)
     work = work_of(case.model, assign(case.model, case.scheme), unpacking, everywhere)
     device = machine.gpus[0] if machine.gpus else machine.cpu
@@ -55,6 +56,8 @@ def plan_of(case: Case, context_tokens: int, concurrency: int, unpacking: Mappin
 
 def _in_layers(prepared: Any, unpacking: Mapping[str, float]) -> Plan:
     """llama.cpp: every card and the host work in turn on the layers that they hold; equal cards are one place."""
+    from fitcalc.engines.llama_cpp_layout import ranks_of_layers
+
     model, rules, machine = prepared.model, prepared.rules, prepared.machine
     ranks = ranks_of_layers(model.layers, rules)
     experts = rules.cpu_expert_layers
