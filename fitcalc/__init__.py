@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fitcalc.api import cost, detect, finetune, fit, load_device, load_model, sweep
+    from fitcalc.api import capacity, cost, detect, finetune, fit, load_device, load_model, sweep
     from fitcalc.curves import curve
     from fitcalc.emission import emit
     from fitcalc.errors import FitcalcError
     from fitcalc.selection import compare, recommend, which
+    from fitcalc.spec.capacity_report import CapacityReport
     from fitcalc.spec.cost_report import CostReport
     from fitcalc.spec.hardware import Device, Machine
     from fitcalc.spec.model import ModelSpec
     from fitcalc.spec.report import FitReport
 
 __all__ = [
+    "CapacityReport",
     "CostReport",
     "Device",
     "FitReport",
@@ -25,6 +27,7 @@ __all__ = [
     "Machine",
     "ModelSpec",
     "__version__",
+    "capacity",
     "compare",
     "cost",
     "curve",
@@ -40,6 +43,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "capacity": "fitcalc.api",
+    "CapacityReport": "fitcalc.spec.capacity_report",
     "compare": "fitcalc.selection",
     "cost": "fitcalc.api",
     "curve": "fitcalc.curves",

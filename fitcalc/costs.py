@@ -62,7 +62,7 @@ def checked(request: CostRequest) -> CostRequest:
 def cost_of(model: ModelSpec, report: FitReport, asked: CostRequest) -> CostReport:
     """What the plan of a report costs. Raises UnknownNameError for a provider, ProfileError for a price file."""
     prices = load_prices(asked.price_files)
-    device, count, notes = _device_of(report)
+    device, count, notes = device_of(report)
     load = _load_of(report, asked)
     offers: tuple[HourlyPrice, ...] = ()
     if device is not None:
@@ -89,7 +89,7 @@ def cost_of(model: ModelSpec, report: FitReport, asked: CostRequest) -> CostRepo
         inputs=_inputs(report, load, asked),
         verdict=report.verdict,
         load=load,
-        offers=tuple(_shown(offer) for offer in offers),
+        offers=tuple(shown(offer) for offer in offers),
         rent=rent,
         own=own,
         apis=tuple(_api_cost(api, load, *((rent, own) if runs else (None, None))) for api in apis),
@@ -102,7 +102,7 @@ def cost_of(model: ModelSpec, report: FitReport, asked: CostRequest) -> CostRepo
     )
 
 
-def _device_of(report: FitReport) -> tuple[Device | None, int, list[str]]:
+def device_of(report: FitReport) -> tuple[Device | None, int, list[str]]:
     """(the device that is paid for, how many, why there is none)."""
     devices = report.inputs["devices"]
     if len(devices) != 1:
@@ -149,7 +149,7 @@ def _tokens_per_s(report: FitReport, prompt: int, output: int, usual: tuple[int,
     return Estimate(rate, rate * total.low / total.estimate, rate * total.high / total.estimate)
 
 
-def _shown(price: HourlyPrice) -> RentOffer:
+def shown(price: HourlyPrice) -> RentOffer:
     offer = price.offer
     return RentOffer(
         provider=offer.provider,
@@ -168,7 +168,7 @@ def _shown(price: HourlyPrice) -> RentOffer:
 
 def _rent_of(price: HourlyPrice, load: CostLoad) -> Rent:
     each, whole = _per_million(price.usd_per_h / load.replicas, load)
-    return Rent(_shown(price), price.usd_per_h, price.usd_per_h * HOURS_PER_MONTH, each, whole)
+    return Rent(shown(price), price.usd_per_h, price.usd_per_h * HOURS_PER_MONTH, each, whole)
 
 
 def _per_million(usd_per_h: float, load: CostLoad) -> tuple[Estimate | None, Estimate | None]:

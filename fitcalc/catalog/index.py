@@ -16,6 +16,7 @@ from fitcalc.catalog.prices import PACKED, book_from_file, packed
 from fitcalc.catalog.quants import row_of
 from fitcalc.catalog.validation import (
     SCHEMA_NAMES,
+    capacity_schema,
     cost_schema,
     curve_schema,
     finetune_schema,
@@ -116,6 +117,7 @@ def texts(folder: str) -> dict[str, str]:
     files[PACKED] = packed(map(book_from_file, places))
     for kind, name in SCHEMA_NAMES.items():
         files[f"schema/{name}.json"] = json.dumps(schema(kind), indent=2, ensure_ascii=False) + "\n"
+    files["schema/capacity.json"] = json.dumps(capacity_schema(), indent=2, ensure_ascii=False) + "\n"
     files["schema/cost.json"] = json.dumps(cost_schema(), indent=2, ensure_ascii=False) + "\n"
     files["schema/curve.json"] = json.dumps(curve_schema(), indent=2, ensure_ascii=False) + "\n"
     files["schema/finetune.json"] = json.dumps(finetune_schema(), indent=2, ensure_ascii=False) + "\n"

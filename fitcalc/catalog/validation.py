@@ -99,6 +99,13 @@ def finetune_schema() -> dict[str, Any]:
     return _answer_schema(FinetuneReport, "fine-tuning report")
 
 
+def capacity_schema() -> dict[str, Any]:
+    """The JSON Schema of what `capacity --json` prints."""
+    from fitcalc.spec.capacity_report import CapacityReport
+
+    return _answer_schema(CapacityReport, "capacity report")
+
+
 def curve_schema() -> dict[str, Any]:
     """The JSON Schema of what `--curve --json` prints."""
     from fitcalc.spec.curve import Curve

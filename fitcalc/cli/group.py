@@ -18,6 +18,7 @@ COMMANDS = {
     "which": "fitcalc.cli.which:command",
     "compare": "fitcalc.cli.compare:command",
     "cost": "fitcalc.cli.cost:command",
+    "capacity": "fitcalc.cli.capacity:command",
     "sweep": "fitcalc.cli.sweep:command",
     "finetune": "fitcalc.cli.finetune:command",
     "models": "fitcalc.cli.models:models",
