@@ -50,6 +50,7 @@ _PHI3 = Style(
 
 STYLES: Mapping[str, Style] = MappingProxyType(
     {
+        **dict.fromkeys(("Yi", "aquila", "skywork", "xverse"), Style()),
         "apertus": replace(
             _ATTENTION_BIAS,
             norms=("attention_layernorm", "feedforward_layernorm"),
@@ -141,6 +142,7 @@ STYLES: Mapping[str, Style] = MappingProxyType(
         ),
         "smollm3": replace(_LLAMA, window="above", defaults={**_TIED, "num_key_value_heads": 4}),
         "stablelm": Style(qkv_bias="use_qkv_bias", norm_bias=True, rotary=0.25, defaults={"num_key_value_heads": 32}),
+        "stablelm_epoch": Style(qkv_bias="use_qkv_bias", norm_bias=True, rotary=0.25),
         "starcoder2": Style(
             qkv_bias="use_bias",
             out_bias="use_bias",
