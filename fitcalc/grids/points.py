@@ -312,6 +312,8 @@ def one_point(request: Request, case: Case, context: int, concurrency: int) -> C
             ends = (limited.max_context_tokens, limited.max_concurrency)
             found = {name: MISSING if value is None else value for name, value in zip(LIMIT_COLUMNS, ends, strict=True)}
             case = moved
+    if not is_bounded(case, context, concurrency):
+        found = dict.fromkeys(LIMIT_COLUMNS, MISSING)
     speed = speed_of(case, context, concurrency)
     found |= memory(case, context, concurrency)
     found |= _speed_columns(speed.decode_tokens_per_s, speed.total_tokens_per_s, speed.time_to_first_token_s)
