@@ -254,7 +254,7 @@ def test_the_plan_of_a_fleet_fits(model: str, gpu: str, quant: str) -> None:
 
 def test_users_are_littles_law() -> None:
     found = fleet(users=2000, think_time="10s")
-    assert 2000 == pytest.approx(found.replicas * found.rate_per_s * (10 + found.request_s), rel=1e-3)
+    assert pytest.approx(found.replicas * found.rate_per_s * (10 + found.request_s), rel=1e-3) == 2000
 
 
 def test_the_cheapest_number_of_devices_is_taken() -> None:
@@ -306,7 +306,7 @@ def test_a_trace_is_sized_for_its_busiest_minute(tmp_path: Path) -> None:
 def test_dates_zero_answers_and_order(tmp_path: Path) -> None:
     path = tmp_path / "dates.csv"
     path.write_text(
-        "﻿Timestamp,Model,Request tokens,Response tokens\n2023-11-16 18:17:05.9799600,a,10,5\n"
+        "\ufeffTimestamp,Model,Request tokens,Response tokens\n2023-11-16 18:17:05.9799600,a,10,5\n"
         "2023-11-16 18:17:03.9799600,b,20,6\n2023-11-16 18:17:04,c,20,0\n",
         encoding="utf-8",
     )

@@ -236,9 +236,14 @@ def _count_of(settled: Settled) -> int:
 
 
 def _order(sized: Sequence[_Sized]) -> Any:
-    """Cheapest first where all have a price, else fewest devices; then fewest per replica."""
+    """Cheapest first where all have a price, else fewest devices; of equal ones the best quality, the smallest plan."""
     priced = all(entry.usd_per_h is not None for entry in sized)
-    return lambda entry: (entry.usd_per_h if priced else 0, entry.replicas * entry.cards, entry.cards)
+    return lambda entry: (
+        entry.usd_per_h if priced else 0,
+        entry.replicas * entry.cards,
+        -entry.settled.case.scheme.bits,
+        entry.cards,
+    )
 
 
 def _choice(found: _Sized) -> FleetChoice:

@@ -137,12 +137,14 @@ def _simulation_lines(report: CapacityReport, style: Style) -> Iterator[str]:
 def _start_lines(report: CapacityReport, style: Style) -> Iterator[str]:
     if report.fleet is None or not report.fleet.command:
         return
-    yield from labelled("START", "each replica, behind a balancer" if report.fleet.replicas > 1 else "", style)
+    yield from labelled(
+        "START", "each replica, behind a balancer" if report.fleet.replicas > 1 else "the replica", style
+    )
     yield from (" " * (_INDENT + 2) + line for line in wrap_command(report.fleet.command, style.width - _INDENT - 2))
 
 
 def _time(seconds: float) -> str:
-    """'34 ms', '1.9 s', '0.4 ms', '2 min' is never used: seconds are compared with limits in seconds."""
+    """'34 ms', '0.4 ms', '1.9 s', '120 s': the units that limits are given in."""
     if seconds < 1:
         value = seconds * 1e3
         return f"{value:.0f} ms" if value >= 9.95 else f"{value:.1f} ms"
