@@ -53,7 +53,7 @@ def held_terms(settings: Settings, states: States) -> list[Term]:
 
 def _optimizer(settings: Settings, states: States) -> list[Term]:
     optimizer = settings.optimizer
-    note = f"{optimizer.name}: {states.optimizer_bytes / max(states.trainable, 1):.3g} B per trained one"
+    note = f"{optimizer.name}: {states.optimizer_bytes / max(states.trainable, 1):.3g} B per parameter trained"
     term = share("optimizer", states.optimizer_bytes, settings, ALL_SHARDED, note)
     if optimizer.paged:
         term = replace(term, low_bytes=0, basis="derived", note=note + ", can move to the host")
