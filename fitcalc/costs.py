@@ -150,6 +150,7 @@ def _tokens_per_s(report: FitReport, prompt: int, output: int, usual: tuple[int,
 
 
 def shown(price: HourlyPrice) -> RentOffer:
+    """A price in the shape of the contract."""
     offer = price.offer
     return RentOffer(
         provider=offer.provider,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,6 @@ from fitcalc.engines.base import DeviceLedger, most_requests
 from fitcalc.engines.llama_cpp_ledgers import repacked_bytes
 from fitcalc.errors import FitcalcError, RequestError, UnknownNameError
 from fitcalc.quantization import assign, total_bytes
-from fitcalc.render.command import wrap_command
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.workload import Workload
 from fitcalc.units import GIB, MIB

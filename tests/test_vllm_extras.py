@@ -1,4 +1,4 @@
-"""vLLM beside the plain text model: adapters, draft models, encoders, kernels that keep more; verdicts on real starts."""
+"""vLLM beside the plain text model: adapters, draft models, encoders, odd kernels; verdicts on real starts."""
 
 from __future__ import annotations
 

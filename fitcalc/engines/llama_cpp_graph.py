@@ -55,7 +55,8 @@ def graph_of(model: ModelSpec, mlp_buffers: int, *, windowed: bool, latent_cache
     """The graph of a model.
 
     `mlp_buffers` is the number of MLP-wide tensors alive at once; `windowed` says that layers with a window have a
-    cache of their own, `latent_cache` that latent attention runs on its latents, `fused` that the file holds Q, K and V as one matrix.
+    cache of their own, `latent_cache` that latent attention runs on its latents, `fused` that the file holds Q, K and V
+    as one matrix.
     """
     tensors = [tensor for tensor in model.tensors if tensor.part in TEXT_PARTS]
     hidden = model.hidden

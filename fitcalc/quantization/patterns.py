@@ -52,7 +52,9 @@ def compiled(patterns: Iterable[str]) -> Patterns:
         path = bare(pattern.removesuffix(".weight").removesuffix("*").rstrip("."))
         if "*" in path:
             expression = re.escape(path).replace(r"\*", ".*")
-            expressions |= {rf"(?:[^*]*\.)?{expression}(?:\..*)?"} if is_harmless(pattern) else set()
+            # 'mlp.gate' is not 'mlp.gate_proj', but 'mlp.gate*' is both.
+            end = "" if pattern.endswith("*") else r"(?:\..*)?$"
+            expressions |= {rf"(?:[^*]*\.)?{expression}{end}"} if is_harmless(pattern) else set()
         elif any(part.isdigit() for part in path.split(".")):
             numbered.add(path)
         elif path:

@@ -65,7 +65,9 @@ def _title(report: FitReport, style: Style) -> str:
 def _verdict_lines(report: FitReport, style: Style) -> Iterator[str]:
     context, requests = report.inputs["context_tokens"], report.inputs["concurrency"]
     most = {"context": "the longest that fits", "concurrency": "the most that fit"}.get(report.inputs.get("auto") or "")
-    asked = format_asked(context, requests, report.inputs.get("resolution")) + (f" ({most})" if most and report.verdict == "fits" else "")
+    asked = format_asked(context, requests, report.inputs.get("resolution"))
+    if most and report.verdict == "fits":
+        asked += f" ({most})"
     yield from verdict_lines(report, asked, style)
 
 
