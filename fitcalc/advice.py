@@ -76,7 +76,8 @@ def reasons(request: Request, case: Case, nearest: Looked | None, verdict: Verdi
         own = "sized by the types that the file holds, tensor by tensor"
         yield own if case.scheme.kind == "file" else f"{case.scheme.name} is the best there is of this model"
     elif nearest.verdict == "fits":
-        in_ram = bool(case.workload.options.keys() - request.options.keys())
+        moves = getattr(case.engine, "OFFLOAD_OPTIONS", {}).keys()
+        in_ram = bool(moves & (case.workload.options.keys() - request.options.keys()))
         how = "with more of it in RAM" if in_ram else "at higher quality"
         yield f"{nearest.case.scheme.name} fits too, {how}{_slower(request, case, nearest)}"
     elif (nearest.row.headroom_bytes or 0) < 0:

@@ -56,11 +56,9 @@ def media_of(
         raise RequestError("image_size without images", hint="say how many: --images 1")
     if not count and not seconds:
         return Media()
-    from fitcalc.media_tokens import media_tokens
+    from fitcalc.media_tokens import with_tokens
 
-    size = pixels("image_size", image_size)
-    found = Media(images=count, image_px=size, audio_seconds=seconds)
-    return replace(found, tokens=media_tokens(model, found), image_px=size)
+    return with_tokens(model, Media(count, pixels("image_size", image_size), seconds))
 
 
 def _own_side(model: ModelSpec) -> tuple[int, int]:

@@ -96,8 +96,8 @@ def workloads(request: Request, engine: EngineProfile) -> Iterator[Workload]:
     """
     base = Workload(
         request.context_tokens, request.concurrency, request.kv_dtype, request.tensor_parallel or 1,
-        request.pipeline_parallel or 1, request.options, request.data_parallel or 1, bool(request.expert_parallel),
-        draft_of(request.options) if request.options else None, request.media,
+        request.pipeline_parallel or 1, _options(request, engine), request.data_parallel or 1,
+        bool(request.expert_parallel), draft_of(request.options) if request.options else None, request.media,
     )  # fmt: skip
     cards = len(request.machine.gpus) // base.data_parallel
     if not engine.splits_tensors or cards < 2:
@@ -110,6 +110,13 @@ def workloads(request: Request, engine: EngineProfile) -> Iterator[Workload]:
             yield plain
             if request.model.is_moe and request.expert_parallel is None and ranks * base.data_parallel > 1:
                 yield replace(plain, expert_parallel=True)
+
+
+def _options(request: Request, engine: EngineProfile) -> dict[str, Any]:
+    """The options asked for, and those that loading the encoders of images and sound takes."""
+    reads = request.media.images or request.media.audio_seconds
+    needed: dict[str, Any] = engine.constants.get("with_media", {}) if reads else {}
+    return {**needed, **request.options}
 
 
 def _tensor_degrees(machine: Machine, cards: int) -> list[int]:

@@ -40,7 +40,8 @@ def build_flux(config: Config) -> ModelSpec:
     ]
     # the class sees pictures as rows of 2 × 2 latent pixels already packed
     part = _picture(config, width, 2 * size(given, "patch_size"))
-    return component(config, tensors, layers=max(len(double), len(single)), hidden=width, image=part, prompt_tokens=_PROMPT_FLUX)
+    depth = max(len(double), len(single))
+    return component(config, tensors, layers=depth, hidden=width, image=part, prompt_tokens=_PROMPT_FLUX)
 
 
 def build_sd3(config: Config) -> ModelSpec:

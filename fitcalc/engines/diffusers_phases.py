@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fitcalc.engines.base import elem_bytes_of
-from fitcalc.formulas import diffusion, media
+from fitcalc.engines.transformers_passes import encoder_pass
+from fitcalc.formulas import diffusion
 from fitcalc.frozen import dataclass
 from fitcalc.ledger import Term, computed
 from fitcalc.quantization.stored import Stored, stored_bytes
@@ -70,7 +71,7 @@ def passes(
         image = part.model.image
         if image is None:
             samples = pictures * (model.run.samples if model.run else 1)
-            term = _text(part.model, profile, elem_bytes, prompt_tokens, samples)
+            term = encoder_pass(part.model, profile, elem_bytes, prompt_tokens, samples)
         elif image.kind == "autoencoder":
             upcast = model.run is not None and part.role in model.run.upcast and scheme.weight.id == "fp16"
             term = _decoder(part, image, asked, elem_bytes, pictures, upcast=upcast)
@@ -88,16 +89,6 @@ def _samples(model: ModelSpec, asked: Workload, pictures: Any) -> Any:
     """Samples in a denoiser's batch: with guidance two for a picture; a denoiser alone runs what it is given."""
     guided = model.run is not None and asked.options["guidance_scale"] > 1
     return pictures * (model.run.samples if model.run and guided else 1)
-
-
-def _text(model: ModelSpec, profile: EngineProfile, elem_bytes: int, tokens: Any, requests: Any) -> Term:
-    known = profile.constants
-    return computed(
-        "activations", media.encoder_bytes, "derived", elem_bytes=elem_bytes, requests=requests, tokens=tokens,
-        mlp_states=known["encoder_gated_states" if model.gated_mlp else "encoder_mlp_states"],
-        width=model.intermediate, block_states=known["encoder_block_states"], hidden=model.hidden, kept_states=0,
-        mask_heads=2 * model.heads,
-    )  # fmt: skip
 
 
 def _denoiser(

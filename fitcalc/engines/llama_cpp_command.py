@@ -80,6 +80,8 @@ def start_command(
         source = ["-hf", model.hf_repo, "-hff", file]
     if published and profile.constants["finds_mmproj"] and has_towers(model) and not settings.towers:
         source.append("--no-mmproj")
+    if not published and has_towers(model) and settings.towers:
+        source += ["--mmproj", shlex.quote(f"<mmproj-{model.name.replace(' ', '-')}-F16.gguf>")]
     words = [
         "llama-server",
         *source,

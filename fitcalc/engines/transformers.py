@@ -23,6 +23,7 @@ from fitcalc.engines.base import (
 )
 from fitcalc.engines.options import settled
 from fitcalc.engines.shards import Rank, layers_held, repeats_of
+from fitcalc.engines.transformers_passes import batch_note, encoder_pass, media_term
 from fitcalc.formulas import runtime, split, state
 from fitcalc.formulas.weights import matrix_bytes
 from fitcalc.frozen import dataclass
@@ -218,7 +219,9 @@ def _cache_terms(prepared: Prepared, counts: tuple[int, ...], context: Any, requ
 def activations(prepared: Prepared, prompt_tokens: Any, requests: Any) -> Term:
     """Peak of the prefill of a batch of prompts, or the workspace of a dequantizing kernel where that is larger."""
     model, known = prepared.model, prepared.profile.constants
-    term = computed(
+    term = encoder_pass(model, prepared.profile, prepared.elem_bytes, prompt_tokens, requests) if (
+        model.kind in ("encoder", "encoder-decoder")
+    ) else computed(
         "activations", runtime.eager_peak, "estimated", tokens=prompt_tokens, requests=requests,
         elem_bytes=prepared.elem_bytes, width=prepared.width, hidden=model.hidden,
         copies=known["dequantized_copies"].get(prepared.scheme.weight.id, 0),
@@ -231,7 +234,13 @@ def activations(prepared: Prepared, prompt_tokens: Any, requests: Any) -> Term:
 
 def ledgers(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
     """The terms of every device; the whole context counts as prompt."""
-    peak = activations(prepared, context_tokens, concurrency)
+    asked = prepared.workload
+    rows = concurrency * asked.options["num_beams"]
+    # An encoder sees each request once; its answer is followed along all beams.
+    peak = activations(prepared, context_tokens, concurrency if prepared.model.kind == "encoder-decoder" else rows)
+    seen = tuple(
+        media_term(prepared.model, prepared.profile, asked.media, prepared.elem_bytes, peak.bytes, concurrency)
+    )
     return tuple(
         DeviceLedger(
             place.id,
@@ -241,8 +250,9 @@ def ledgers(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[
             place.usable_bytes,
             (
                 place.terms[0],
-                *_cache_terms(prepared, place.counts, context_tokens, concurrency),
+                *_cache_terms(prepared, place.counts, context_tokens, rows),
                 peak,
+                *(seen if number == 0 else ()),
                 *place.terms[1:],
             ),
         )
@@ -253,7 +263,7 @@ def ledgers(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[
 def kv_cache_bytes(prepared: Prepared, context_tokens: Any, concurrency: Any) -> Any:
     """The cache of all layers."""
     counts = tuple(len(layer.layers) for layer in prepared.model.cache_layers)
-    terms = _cache_terms(prepared, counts, context_tokens, concurrency)
+    terms = _cache_terms(prepared, counts, context_tokens, concurrency * prepared.workload.options["num_beams"])
     return sum(term.bytes for term in terms if term.name == "kv_cache")
 
 
@@ -274,7 +284,8 @@ def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
     if at_load:
         words.append(f"quantization_config=BitsAndBytesConfig({flag})")
     classes = prepared.profile.constants["classes"]
-    name = classes.get(model.model_type) or classes.get(model.kind, "AutoModel")
+    kind = "reads-images" if any(tensor.part == "vision" for tensor in model.tensors) else model.kind
+    name = classes.get(model.model_type) or classes.get(kind if kind in classes else model.kind, "AutoModel")
     lines = [
         f"import torch; from transformers import {name}{', BitsAndBytesConfig' if at_load else ''}",
         f"model = {name}.from_pretrained({', '.join(words)})",
@@ -286,7 +297,7 @@ def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
 
 def notes(prepared: Prepared) -> tuple[str, ...]:
     """What a reader has to know beside the numbers."""
-    found = ["Transformers runs one batch at a time; the figure is its peak, with the whole context as prompt"]
+    found = [batch_note(prepared.model)]
     if len(prepared.places) > 1:
         found.append("device_map spreads layers over the GPUs; they work one after another")
     return (*found, *memory_notes(prepared.machine))

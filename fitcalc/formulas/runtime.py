@@ -118,6 +118,12 @@ def encoder_peak(
     return most(outputs, own - text_bytes)
 
 
+@formula("most(one_bytes, other_bytes)")
+def larger(*, one_bytes: Any, other_bytes: Any) -> Any:
+    """The larger of two peaks that do not come together."""
+    return most(one_bytes, other_bytes)
+
+
 @formula("base_bytes + layers * layer_bytes")
 def graphs_bytes(*, base_bytes: Any, layers: Any, layer_bytes: Any) -> Any:
     """Captured CUDA graphs."""

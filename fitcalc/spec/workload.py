@@ -22,6 +22,10 @@ class Media:
     """Width and height of each picture that is made."""
     tokens: int = 0
     """Tokens of the context that the images and the sound of a request take."""
+    positions: int = 0
+    """Positions (patches, class tokens) that the image encoder sees of a request."""
+    sound_positions: int = 0
+    """Positions that the encoder of sound sees of a request."""
 
 
 NO_MEDIA = Media()
