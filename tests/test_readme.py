@@ -40,6 +40,18 @@ def test_console_blocks_show_what_is_printed(arguments: str, output: str) -> Non
     assert _printed(arguments) == output
 
 
+def _in_sentences() -> list[str]:
+    """Commands within the text, but for those that change this machine, want a file, or leave a part out."""
+    found = re.findall(r"(?<!`)`fitcalc\s([^`]*)`(?!`)", README.read_text(encoding="utf-8"))
+    kept_out = re.compile(r"…|--save|my-model|FILE")
+    return sorted({" ".join(words.split()) for words in found if not kept_out.search(words)})
+
+
+@pytest.mark.parametrize("arguments", _in_sentences())
+def test_commands_within_sentences_answer(arguments: str) -> None:
+    assert _printed(arguments).strip()
+
+
 @pytest.mark.parametrize("code", _blocks("python"))
 def test_python_blocks_run(code: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
