@@ -223,3 +223,20 @@ def test_a_pipeline_keeps_each_component_under_its_role() -> None:
     spec = pipeline_model("sdxl-base-refiner")
     roles = {tensor.name.partition(".")[0] for tensor in spec.tensors}
     assert roles == {"unet", "refiner_unet", "vae", "text_encoder", "text_encoder_2"}
+
+
+def test_on_apple_nothing_is_quantized_while_loading() -> None:
+    report = fitcalc.fit("flux1-dev", gpu="m3-max-64gb")
+    assert report.recommendation
+    assert 'pipe.to("mps")' in report.recommendation.command
+    assert all(row.quant in ("bf16", "fp16") for row in report.choices)
+    with pytest.raises(FitcalcError, match="does not run on"):
+        fitcalc.fit("flux1-dev", gpu="m3-max-64gb", quant="bnb-nf4")
+
+
+def test_the_refiner_shares_what_it_can_with_the_base() -> None:
+    report = fitcalc.fit("sdxl-base-refiner", gpu="rtx-4090")
+    assert report.recommendation
+    program = report.recommendation.command
+    assert "stable-diffusion-xl-refiner-1.0" in program
+    assert "text_encoder_2=pipe.text_encoder_2, vae=pipe.vae" in program

@@ -80,6 +80,8 @@ def refusal(
         return f"{profile.name} is modelled with the whole pipeline on one device, not divided over several"
     if scheme.kind != "float" and not machine.gpus:
         return f"{scheme.name} needs a GPU in {profile.name}; fp32 and bf16 run on a CPU"
+    if scheme.kind == "linear" and machine.gpus[0].vendor not in profile.constants["quantizes_on"]:
+        return f"{scheme.name} does not run on {machine.gpus[0].name} in {profile.name}"
     if options["attention"] not in ("sdpa", "eager"):
         return f"option attention is {options['attention']!r}: {profile.name} is modelled with sdpa and eager"
     if options["enable_sequential_cpu_offload"] and scheme.kind != "float":

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fitcalc.engines.diffusers import Prepared
 
 _TYPES = {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}
+_PROMPT = "a lighthouse at dawn"
 _METHODS = ("enable_vae_slicing", "enable_vae_tiling", "enable_model_cpu_offload", "enable_sequential_cpu_offload")
 
 
@@ -29,24 +30,60 @@ def _statements(prepared: Prepared, pictures: int) -> Iterator[str]:
         words = [json.dumps(repo), f'subfolder="{_folder(model.model_type)}"', _dtype(prepared)]
         yield f"model = {kind}.from_pretrained({', '.join(words)})"
         return
-    quantized, extra = _quantization(prepared)
+    first, *others = _repositories(prepared)
+    quantized, extra = _quantization(prepared, first)
     yield f"import torch; from diffusers import DiffusionPipeline{extra}"
-    words = [json.dumps(_repository(prepared)), _dtype(prepared), *quantized]
+    words = [json.dumps(first), _dtype(prepared), *quantized]
     yield f"pipe = DiffusionPipeline.from_pretrained({', '.join(words)})"
     if not (options["enable_model_cpu_offload"] or options["enable_sequential_cpu_offload"]):
-        yield f'pipe.to("{"cuda" if prepared.machine.gpus else "cpu"}")'
+        yield f'pipe.to("{_device(prepared)}")'
     yield from (f"pipe.{name}()" for name in _METHODS if options[name])
     if options["enable_attention_slicing"]:
         yield "pipe.enable_attention_slicing()"
     width, height = prepared.workload.media.picture_px
     many = f", num_images_per_prompt={pictures}" if pictures > 1 else ""
-    yield f'pipe("a lighthouse at dawn", width={width}, height={height}{many}).images[0].save("picture.png")'
+    size = f"width={width}, height={height}{many}"
+    if others:
+        yield from _refined(prepared, others[0], size)
+    else:
+        yield f'pipe("{_PROMPT}", {size}).images[0].save("picture.png")'
 
 
-def _quantization(prepared: Prepared) -> tuple[list[str], str]:
-    """(arguments of from_pretrained, further imports) that quantize while loading; a GGUF file is loaded by itself."""
+def _refined(prepared: Prepared, repo: str, size: str) -> Iterator[str]:
+    """A second pipeline that shares what it can with the first, and works on its latents."""
+    shared = "text_encoder_2=pipe.text_encoder_2, vae=pipe.vae"
+    words = [json.dumps(repo), shared, _dtype(prepared), *_quantization(prepared, repo)[0]]
+    yield f"refiner = DiffusionPipeline.from_pretrained({', '.join(words)})"
+    offloads = [name for name in _METHODS if prepared.workload.options[name] and name.endswith("offload")]
+    yield from (f"refiner.{name}()" for name in offloads)
+    if not offloads:
+        yield f'refiner.to("{_device(prepared)}")'
+    yield f'latents = pipe("{_PROMPT}", {size}, output_type="latent").images'
+    yield f'refiner("{_PROMPT}", image=latents).images[0].save("picture.png")'
+
+
+def _repositories(prepared: Prepared) -> list[str]:
+    """The repositories of the denoisers, each once."""
+    parts = prepared.model.run.components if prepared.model.run else ()
+    denoisers = (spec for _, spec in parts if spec.image and spec.image.kind != "autoencoder")
+    return list(dict.fromkeys(spec.hf_repo for spec in denoisers if spec.hf_repo))
+
+
+def _device(prepared: Prepared) -> str:
+    """PyTorch's word for the device."""
+    words: dict[str, str] = prepared.profile.constants["torch_devices"]
+    cards = prepared.machine.gpus
+    return words.get(cards[0].vendor, "cuda") if cards else "cpu"
+
+
+def _quantization(prepared: Prepared, repo: str) -> tuple[list[str], str]:
+    """(arguments of from_pretrained, further imports) that quantize the components of one repository while loading; a
+    GGUF file is loaded by itself."""
     known, scheme, run = prepared.profile.constants, prepared.scheme, prepared.model.run
-    roles, parts = (run.quantized, dict(run.components)) if run else ((), {})
+    parts = {role: spec for role, spec in run.components if spec.hf_repo == repo} if run else {}
+    # A repository calls its own denoiser unet, whatever it is beside another.
+    parts = {role.rpartition("_")[2] if spec.image else role: spec for role, spec in parts.items()}
+    roles = [role for role in parts if run and any(name.endswith(role) for name in run.quantized)]
     if scheme.kind == "gguf":
         role = next(role for role in roles if parts[role].image)
         kind = parts[role].model_type
@@ -63,11 +100,6 @@ def _quantization(prepared: Prepared) -> tuple[list[str], str]:
         backend = known["backends"][scheme.id]
         return [f"{config}(quant_backend={backend}, components_to_quantize=[{named}])"], ", PipelineQuantizationConfig"
     return [], ""
-
-
-def _repository(prepared: Prepared) -> str:
-    run = prepared.model.run
-    return next((spec.hf_repo for _, spec in run.components if spec.hf_repo), "") if run else ""
 
 
 def _dtype(prepared: Prepared) -> str:
