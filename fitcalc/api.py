@@ -16,9 +16,18 @@ from fitcalc.errors import RequestError, UnknownNameError
 from fitcalc.frozen import dataclass
 from fitcalc.machine import machine_label, machine_of
 from fitcalc.media import batch_of, context_with, media_inputs, media_of, media_words, model_for
-from fitcalc.plan import Request, division_notes, named_scheme, nothing_runs, required_case, runs_gguf
+from fitcalc.plan import (
+    Request,
+    division_notes,
+    has_imatrix,
+    named_scheme,
+    nothing_runs,
+    required_case,
+    runs_gguf,
+    weights_of,
+)
 from fitcalc.quality import quality_of
-from fitcalc.quantization import checkpoint_bytes, weights_bytes
+from fitcalc.quantization import checkpoint_bytes
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.report import FitReport, KvCache, Limits, Verdict
@@ -429,13 +438,13 @@ def report(
 ) -> FitReport:
     """The report of a settled plan."""
     context, concurrency = request.context_tokens, request.concurrency
-    entries, gguf = case.ledgers(context, concurrency), runs_gguf(case.profile)
+    entries, gguf, imatrix = case.ledgers(context, concurrency), runs_gguf(case.profile), has_imatrix(case)
     return FitReport(
         inputs=inputs_of(request, case, asked_quant),
         model=model_facts(request.model),
         verdict=verdict,
-        weights_bytes=weights_bytes(request.model, case.scheme, gguf=gguf),
-        checkpoint_bytes=checkpoint_bytes(request.model, case.scheme, gguf=gguf),
+        weights_bytes=weights_of(case),
+        checkpoint_bytes=checkpoint_bytes(request.model, case.scheme, gguf=gguf, imatrix=imatrix),
         kv_cache=KvCache(
             bytes_per_token=judge.kv_bytes_per_token(case, context),
             bytes=int(case.engine.kv_cache_bytes(case.prepared, context, concurrency)),
@@ -448,9 +457,7 @@ def report(
         notes=tuple(notes_of(request, case, asked_quant, hosted=not all(entry.decisive for entry in entries))),
         fitcalc_version=__version__,
         pool=judge.pool_of(case, context, concurrency),
-        quality=quality_of(
-            request.model, case.scheme, case.workload.kv_dtype, imatrix=bool(case.workload.options.get("imatrix"))
-        ),
+        quality=quality_of(request.model, case.scheme, case.workload.kv_dtype, imatrix=imatrix),
     )
 
 

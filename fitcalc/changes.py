@@ -20,8 +20,7 @@ from fitcalc.choice import (
 )
 from fitcalc.engines.base import kv_block
 from fitcalc.machine import machine_label, with_cards
-from fitcalc.plan import Request, candidates, case_for, preference, runs_gguf, smaller_rows
-from fitcalc.quantization import weights_bytes
+from fitcalc.plan import Request, candidates, case_for, preference, smaller_rows, weights_of
 from fitcalc.spec.hardware import Device
 from fitcalc.spec.quant import Scheme
 from fitcalc.spec.report import Alternative
@@ -43,7 +42,7 @@ def neighbours(
         yield from more_cards(request, nearest.case.scheme)
     fewer = [row for row in candidates(request) if row.bits < case.scheme.bits and row.kind in case.profile.quant_kinds]
     smaller = next((entry for row in fewer if (entry := _seen(request, row, looked))), None)
-    if smaller is not None and smaller.verdict == "fits" and smaller.row.weights_bytes < _weights(request, case):
+    if smaller is not None and smaller.verdict == "fits" and smaller.row.weights_bytes < weights_of(case):
         gain = f"{format_gib(smaller.row.weights_bytes, 1)} of weights"
         tokens, now = smaller.row.max_context_tokens or 0, judge.max_context_tokens(case, request.concurrency)
         if tokens > now:
@@ -134,13 +133,9 @@ def other_quant(request: Request, case: Case) -> Iterator[Alternative]:
     """The best quantization below the one asked for that fits."""
     hit = first_fit(request, smaller_rows(request, case.scheme))
     if hit is not None:
-        saved = _weights(request, case) - _weights(request, hit)
+        saved = weights_of(case) - weights_of(hit)
         engine = "" if hit.profile.id == case.profile.id else f" with {hit.profile.name}"
         yield alternative(request, hit, (f"{hit.scheme.name}{engine}: {format_gib(saved)} less weights",))
-
-
-def _weights(request: Request, case: Case) -> int:
-    return weights_bytes(request.model, case.scheme, gguf=runs_gguf(case.profile))
 
 
 def more_cards(request: Request, scheme: Scheme) -> Iterator[Alternative]:
@@ -153,7 +148,7 @@ def more_cards(request: Request, scheme: Scheme) -> Iterator[Alternative]:
 
 def other_device(request: Request, case: Case) -> Iterator[Alternative]:
     """The smallest single card of the same class and maker that takes the plan as asked."""
-    least_bytes = 0.8 * _weights(request, case)
+    least_bytes = 0.8 * weights_of(case)
     cards = map(catalog.load_device, catalog.larger_devices(request.machine.gpus[0]))
     large = (card for card in cards if (card.usable_bytes or 0) > least_bytes)
     yield from _first_on(request, case.scheme, ((card, 1) for card in large))

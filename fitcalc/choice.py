@@ -12,8 +12,7 @@ from fitcalc.catalog import QuantRow
 from fitcalc.errors import UnknownNameError
 from fitcalc.frozen import dataclass
 from fitcalc.machine import device_counts
-from fitcalc.plan import LEAST_BITS, Request, candidates, case_for, runs_gguf, scheme_of
-from fitcalc.quantization import weights_bytes
+from fitcalc.plan import LEAST_BITS, Request, candidates, case_for, scheme_of, weights_of
 from fitcalc.spec.hardware import Machine
 from fitcalc.spec.report import Alternative, QuantChoice, Verdict
 from fitcalc.speeds.answer import decode_tokens_per_s
@@ -57,7 +56,7 @@ def looked_at(request: Request, case: Case) -> Looked:
     shown = QuantChoice(
         quant=case.scheme.id,
         engine=case.profile.id,
-        weights_bytes=weights_bytes(request.model, case.scheme, gguf=runs_gguf(case.profile)),
+        weights_bytes=weights_of(case),
         total_bytes=max(ledger.total_bytes(entry.terms) for entry in entries),
         headroom_bytes=headroom,
         max_context_tokens=judge.max_context_tokens(case, request.concurrency) if bounded else None,

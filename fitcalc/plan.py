@@ -13,11 +13,11 @@ from typing import Any, Literal
 from fitcalc import catalog, engines, verdict
 from fitcalc.catalog import QuantRow
 from fitcalc.drafts import draft_of
-from fitcalc.engines.options import has_options
+from fitcalc.engines.options import has_options, settled
 from fitcalc.errors import FitcalcError, RequestError, UnknownNameError, UnsupportedModelError
 from fitcalc.frozen import dataclass
 from fitcalc.machine import machine_label
-from fitcalc.quantization import file_scheme
+from fitcalc.quantization import file_scheme, weights_bytes
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Machine
 from fitcalc.spec.model import ModelSpec
@@ -259,6 +259,16 @@ def nothing_runs(request: Request, reason: str = "") -> FitcalcError:
 def runs_gguf(engine: EngineProfile) -> bool:
     """Float types mean GGUF F16 and BF16 under an engine that reads GGUF files."""
     return "gguf" in engine.quant_kinds and "linear" not in engine.quant_kinds
+
+
+def has_imatrix(case: verdict.Case) -> bool:
+    """The plan is of a GGUF file made with an importance matrix, on which some recipes depend."""
+    return bool(settled(case.workload, case.profile).options.get("imatrix"))
+
+
+def weights_of(case: verdict.Case) -> int:
+    """Bytes of the model's tensors under the plan's quantization, each once."""
+    return weights_bytes(case.model, case.scheme, gguf=runs_gguf(case.profile), imatrix=has_imatrix(case))
 
 
 def native_scheme_id(model: ModelSpec) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -154,3 +155,14 @@ def test_the_explanation_of_a_term_evaluates_to_its_bytes(model: str, device: di
     for entry in explained:
         values = {number.name: number.value for number in entry.inputs}
         assert evaluate(entry.formula, values) == entry.bytes, f"{entry.name}: {entry.formula} with {values}"
+
+
+@pytest.mark.parametrize(("flags", "tensor_bytes"), [((), 2_701_402_112), (("--imatrix",), 2_584_649_728)])
+def test_an_importance_matrix_changes_what_is_stored(
+    flags: tuple[str, ...], tensor_bytes: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tensor bytes: llama-quantize's own dry run of IQ3_XXS, without and with a matrix."""
+    from fitcalc.cli import run
+
+    assert run(["llama-2-7b", "--gpu", "rtx-3060", "--quant", "iq3_xxs", "--json", *flags]) == 0
+    assert json.loads(capsys.readouterr().out)["weights_bytes"] == tensor_bytes

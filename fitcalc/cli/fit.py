@@ -30,6 +30,7 @@ from fitcalc.cli.options import (
 @online_option
 @output_options
 @emit_option
+@click.option("--imatrix", is_flag=True, help="Types of a GGUF file that was made with an importance matrix.")
 @click.option("--explain", is_flag=True, help="Every term with its formula, its inputs and their sources.")
 @profiles_option
 def command(
@@ -43,6 +44,7 @@ def command(
     options: tuple[str, ...],
     form: str | None,
     emit: str | None,
+    imatrix: bool,
     explain: bool,
     profiles: str | None,
     online: bool,
@@ -77,7 +79,7 @@ def command(
         "pipeline_parallel": plan["pp"],
         "data_parallel": plan["dp"],
         "expert_parallel": plan["ep"],
-        "engine_options": split_options(options),
+        "engine_options": split_options((*options, "imatrix=true") if imatrix else options),
         "images": plan["images"] or 0,
         "image_size": plan["image_size"],
         "audio_seconds": plan["audio_seconds"],

@@ -19,9 +19,8 @@ from fitcalc import choice, engines
 from fitcalc import verdict as judge
 from fitcalc.engines.base import DeviceLedger, most_requests
 from fitcalc.ledger import TERM_NAMES, Term
-from fitcalc.plan import Request, runs_gguf
+from fitcalc.plan import Request, weights_of
 from fitcalc.prices import hourly_price
-from fitcalc.quantization import weights_bytes
 from fitcalc.spec.report import Estimate, Verdict
 from fitcalc.speeds.answer import nearness, speed_of
 from fitcalc.speeds.families import interval
@@ -53,7 +52,7 @@ def memory(case: Case, contexts: Any, requests: Any) -> Columns:
     sums = _sums(entries)
     found = _deciding(sums)
     codes = verdict_codes(case, sums, contexts, requests)
-    whole = weights_bytes(case.model, case.scheme, gguf=runs_gguf(case.profile))
+    whole = weights_of(case)
     cache = case.engine.kv_cache_bytes(case.prepared, contexts, requests)
     return {"weights_bytes": whole, "kv_cache_bytes": cache, **found, "verdict": codes, "fits": codes >= 2}
 
