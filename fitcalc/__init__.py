@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fitcalc.api import capacity, cost, detect, finetune, fit, load_device, load_model, sweep
+    from fitcalc.api import detect, fit, load_device
+    from fitcalc.costs import cost
     from fitcalc.curves import curve
     from fitcalc.emission import emit
     from fitcalc.errors import FitcalcError
+    from fitcalc.fleets.asking import capacity
+    from fitcalc.grids.build import sweep
     from fitcalc.selection import compare, recommend, which
+    from fitcalc.sources import load_model
     from fitcalc.spec.capacity_report import CapacityReport
     from fitcalc.spec.cost_report import CostReport
     from fitcalc.spec.hardware import Device, Machine
     from fitcalc.spec.model import ModelSpec
     from fitcalc.spec.report import FitReport
+    from fitcalc.training.asking import finetune
 
 __all__ = [
     "CapacityReport",
@@ -43,20 +48,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "capacity": "fitcalc.api",
+    "capacity": "fitcalc.fleets.asking",
     "CapacityReport": "fitcalc.spec.capacity_report",
     "compare": "fitcalc.selection",
-    "cost": "fitcalc.api",
+    "cost": "fitcalc.costs",
     "curve": "fitcalc.curves",
     "detect": "fitcalc.api",
-    "finetune": "fitcalc.api",
+    "finetune": "fitcalc.training.asking",
     "emit": "fitcalc.emission",
     "fit": "fitcalc.api",
-    "load_model": "fitcalc.api",
+    "load_model": "fitcalc.sources",
     "recommend": "fitcalc.selection",
     "which": "fitcalc.selection",
     "load_device": "fitcalc.api",
-    "sweep": "fitcalc.api",
+    "sweep": "fitcalc.grids.build",
     "FitcalcError": "fitcalc.errors",
     "CostReport": "fitcalc.spec.cost_report",
     "FitReport": "fitcalc.spec.report",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from fitcalc import __version__, catalog
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from fitcalc import __version__, arguments, catalog
+from fitcalc import verdict as judge
+from fitcalc.api import fit
 from fitcalc.catalog.prices import Prices, load_prices
 from fitcalc.errors import RequestError, UnknownNameError
 from fitcalc.formulas import cost as formulas
 from fitcalc.frozen import dataclass
 from fitcalc.prices import HourlyPrice, apis_of, electricity_of, hourly_prices, purchase_of
+from fitcalc.sources import load_model
 from fitcalc.spec.cost_report import ApiCost, BreakEven, CostLoad, CostReport, Own, Rent, RentOffer
 from fitcalc.spec.hardware import Device
 from fitcalc.spec.model import ModelSpec
@@ -36,6 +43,51 @@ class CostRequest:
     years: float = 3.0
     usd_per_kwh: float | None = None
     price_files: tuple[str, ...] = ()
+
+
+def cost(
+    model: str | os.PathLike[str] | ModelSpec,
+    *,
+    gpu: str | Sequence[str] | None = None,
+    cpu: str | None = None,
+    quant: str | None = None,
+    context: int | str | None = None,
+    concurrency: int | str = arguments.AUTO,
+    provider: str | None = None,
+    spot: bool = False,
+    utilization: float = 0.5,
+    tokens_per_day: float | None = None,
+    prompt: int | None = None,
+    output: int | None = None,
+    years: float = 3.0,
+    electricity: float | None = None,
+    prices: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    **plan: Any,
+) -> CostReport:
+    """What a plan costs to rent and to buy, by the hour, month and million tokens, and from which load on that beats
+    the APIs that serve the model. USD; every price with its date.
+
+    provider: of whose machines, by default all. spot: machines that can be interrupted. utilization: share of the day
+    that they are busy; with tokens_per_day (prompts and answers together) the most they may be. prompt, output: tokens
+    of a request. years: over which a purchase is spread. electricity: USD per kWh. prices: files of own prices, which
+    win. The rest is as for `fit`; concurrency is by default the largest that fits.
+
+    Raises what `fit` raises, and ProfileError for a price file.
+    """
+    files = (prices,) if isinstance(prices, str | os.PathLike) else tuple(prices)
+    request = CostRequest(
+        arguments.text_or_none("provider", provider) or "", spot, utilization, tokens_per_day, prompt, output, years,
+        electricity, tuple(os.fspath(path) for path in files),
+    )  # fmt: skip
+    checked(request)
+    spec = model if isinstance(model, ModelSpec) else load_model(model)
+    tokens = (prompt or 0) + (output or 0)
+    if context is None and tokens > judge.default_context(spec, None):
+        context = tokens
+    if isinstance(context, int) and tokens > context:
+        raise RequestError(f"prompt and output of {tokens:,} tokens do not fit into a context of {context:,}")
+    found = fit(spec, gpu=gpu, cpu=cpu, quant=quant, context=context, concurrency=concurrency, **plan)
+    return cost_of(spec, found, request)
 
 
 def checked(request: CostRequest) -> CostRequest:

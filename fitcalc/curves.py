@@ -8,8 +8,9 @@ from typing import Any
 
 from fitcalc import __version__, arguments
 from fitcalc import verdict as judge
-from fitcalc.api import Settled, inputs_of, notes_of, settle
+from fitcalc.api import Settled, settle
 from fitcalc.errors import RequestError, UnsupportedModelError
+from fitcalc.reporting import inputs_of, notes_of
 from fitcalc.spec.curve import Axis, Curve, CurvePoint
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.report import Estimate, Speed

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from safetensors_files import names_of, write
 
 import fitcalc
-from fitcalc import api
 from fitcalc.architectures import from_config
 from fitcalc.cli import run
 from fitcalc.errors import HubError, ModelFileError, RequestError, UnknownNameError
@@ -27,6 +26,7 @@ from fitcalc.readers.hub import config_from_hub, model_from_hub
 from fitcalc.readers.hub_access import Access
 from fitcalc.readers.hub_fetch import Asked, fetch
 from fitcalc.readers.hub_names import HubName, file_of_tag, hub_name, is_repository
+from fitcalc.sources import load_model
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4,
@@ -492,7 +492,7 @@ def test_the_command_line_asks_the_hub_only_when_told_to(
     assert run(["meta-llama/Meta-Llama-3.1-8B", "--online", "--gpu", "rtx-3060", "--json"]) == 0
     assert hub.asked == []
     assert fitcalc.fit("me/tiny", gpu="rtx-3060", online=True).model["params_total"] == SPEC.params_total
-    assert api.load_model("hf:me/tiny").params_total == SPEC.params_total
+    assert load_model("hf:me/tiny").params_total == SPEC.params_total
 
 
 def test_offline_by_the_environment(

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "emission": BASE | {"spec", "catalog", "engines", "render", "emission"},
     "training": BASE
     | {"spec", "formulas", "quantization", "catalog", "engines", "machine", "verdict"}
-    | {"arguments", "prices", "api", "training"},
+    | {"arguments", "prices", "api", "reporting", "sources", "training"},
     "render": {"errors", "frozen", "units", "ledger", "spec", "render"},
 }
 

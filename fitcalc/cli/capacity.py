@@ -55,8 +55,9 @@ def command(
     Without a number of GPUs (--gpu h100, not h100:2), the cheapest number per replica is taken. Without --concurrency,
     each replica runs as many requests at once as carry most.
     """
-    from fitcalc import api, catalog
+    from fitcalc import catalog
     from fitcalc.cli import VERDICT_EXIT
+    from fitcalc.fleets.asking import capacity
     from fitcalc.units import parse_tokens
 
     if profiles:
@@ -69,7 +70,7 @@ def command(
     }
     same = ("rps", "users", "think_time", "trace", "max_ttft", "max_tpot", "percentile", "head_room", "cpu", "ram",
             "gpu_used", "quant", "engine", "kv_dtype", "provider", "spot", "prices", "simulate")  # fmt: skip
-    found = api.capacity(
+    found = capacity(
         model,
         gpu=list(gpu) or None,
         concurrency=tokens_or_auto(concurrency) if is_given else "auto",

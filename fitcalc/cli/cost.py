@@ -56,15 +56,16 @@ def command(
 
     Without --concurrency, as many requests as fit run at once.
     """
-    from fitcalc import api, catalog
+    from fitcalc import catalog
     from fitcalc.cli import VERDICT_EXIT
+    from fitcalc.costs import cost
 
     if profiles:
         catalog.use_folders([profiles])
     tokens = given["tokens_per_day"]
     source = click.get_current_context().get_parameter_source("concurrency")
     is_given = source is not click.core.ParameterSource.DEFAULT
-    found = api.cost(
+    found = cost(
         model,
         gpu=list(gpu) or None,
         cpu=given["cpu"],

@@ -87,13 +87,14 @@ def command(
 
     With --emit, the configuration alone goes to standard output.
     """
-    from fitcalc import api, catalog
+    from fitcalc import catalog
     from fitcalc.cli import VERDICT_EXIT
+    from fitcalc.training.asking import finetune
     from fitcalc.units import parse_tokens
 
     if profiles:
         catalog.use_folders([profiles])
-    found = api.finetune(
+    found = finetune(
         model,
         gpu=list(gpu) or None,
         seq_len=parse_tokens(seq_len),

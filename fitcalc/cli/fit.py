@@ -53,6 +53,7 @@ def command(
     """Will MODEL fit, what is each byte for, and how is it started? (The main job: `fit` may be left out.)"""
     from fitcalc import api, catalog
     from fitcalc.cli import VERDICT_EXIT
+    from fitcalc.sources import load_model
 
     curve = {name: plan[name] for name in CURVE_NAMES}
     refuse_without_curve(curve)
@@ -64,7 +65,7 @@ def command(
         from fitcalc.cli.progress import shown
 
         with shown():
-            spec = api.load_model(model, online=online)
+            spec = load_model(model, online=online)
     asked: dict[str, Any] = {
         "gpu": list(gpu) or None,
         "cpu": cpu,

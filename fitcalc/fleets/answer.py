@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from fitcalc import __version__
-from fitcalc.api import Settled, inputs_of, load_model, machine_asked, report, settle
+from fitcalc.api import Settled, machine_asked, settle
 from fitcalc.catalog.prices import load_prices
 from fitcalc.costs import HOURS_PER_MONTH, device_of, shown
 from fitcalc.errors import FitcalcError, RequestError, UnsupportedModelError
@@ -22,6 +22,8 @@ from fitcalc.fleets.trace import Trace, read_trace
 from fitcalc.frozen import dataclass
 from fitcalc.plan import case_for
 from fitcalc.prices import HourlyPrice, hourly_prices
+from fitcalc.reporting import inputs_of, report
+from fitcalc.sources import load_model
 from fitcalc.spec.capacity_report import CapacityLoad, CapacityReport, Fleet, FleetChoice, Latency
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.report import Estimate, FitReport

@@ -1,4 +1,4 @@
-"""From the arguments of fitcalc.sweep to a Sweep."""
+"""fitcalc.sweep: from its arguments to a Sweep."""
 
 from __future__ import annotations
 
@@ -11,6 +11,33 @@ from fitcalc.errors import RequestError, UnknownNameError
 from fitcalc.grids.chunks import COLUMNS
 from fitcalc.grids.grid import grid_of
 from fitcalc.grids.sweep import Sweep
+
+
+def sweep(
+    models: Any,
+    *,
+    devices: Any,
+    quants: Any = "native",
+    contexts: Any = 8192,
+    concurrencies: Any = 1,
+    engines: Any = None,
+    kv_dtypes: Any = None,
+    tensor_parallel: Any = None,
+    columns: Sequence[str] | None = None,
+    executor: Executor | None = None,
+) -> Sweep:
+    """Every combination of the values on eight axes, each point as `fit` answers it, as arrays that are computed when
+    they are asked for. Each axis takes one value or many.
+
+    models: ids, paths or ModelSpecs. devices: 'a100-80:2', '24GB', a node, a CPU or board with its RAM, cards joined by
+    '+', or {'gpu': ..., 'cpu': ..., 'ram': ..., 'gpu_used': ...}. quants: ids, 'native' for each model's own type.
+    contexts: tokens per request. concurrencies: requests at once. engines, kv_dtypes, tensor_parallel: None where `fit`
+    chooses. columns: only these, by default all. executor: of concurrent.futures' kind, Dask's or Ray's too.
+
+    Raises UnknownNameError, RequestError; combinations that no engine runs are masked, with the reason.
+    """
+    axes = (models, devices, quants, contexts, concurrencies, engines, kv_dtypes, tensor_parallel)
+    return sweep_of(axes, columns, executor)
 
 
 def sweep_of(axes: tuple[Any, ...], columns: Sequence[str] | None = None, executor: Executor | None = None) -> Sweep:

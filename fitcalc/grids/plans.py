@@ -46,7 +46,7 @@ class Run:
 @lru_cache(maxsize=1024)
 def load_model(name: str) -> ModelSpec:
     """A model by name, read once in a process."""
-    from fitcalc.api import load_model as read
+    from fitcalc.sources import load_model as read
 
     return read(name)
 

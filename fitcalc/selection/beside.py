@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from fitcalc import __version__, arguments, catalog
 from fitcalc import prices as money
-from fitcalc.api import fit, is_path, load_model
+from fitcalc.api import fit
 from fitcalc.errors import RequestError, UnknownNameError
 from fitcalc.machine import load_gpu, split_count
+from fitcalc.sources import is_path, load_model
 from fitcalc.spec.hardware import Node
 from fitcalc.spec.report import FitReport
 from fitcalc.spec.selection import Compared, CompareReport

@@ -10,14 +10,15 @@ from typing import Any
 
 from fitcalc import __version__, arguments, ledger
 from fitcalc import verdict as judge
-from fitcalc.api import load_model, model_facts
 from fitcalc.choice import AS_FAST, USEFUL_TOKENS_PER_S, device_list
 from fitcalc.errors import RequestError, UnsupportedModelError
 from fitcalc.plan import named_scheme
 from fitcalc.quality import LEVELS
+from fitcalc.reporting import model_facts
 from fitcalc.selection.hardware import CostBasis, Hardware, catalogue_hardware, listed_hardware, named_hardware
 from fitcalc.selection.reasons import reasons_of
 from fitcalc.selection.search import UNKNOWN, Found, Limits, Question, Tally, engines_asked, front_of, search
+from fitcalc.sources import load_model
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.report import QualityLevel
 from fitcalc.spec.selection import Plan, RecommendReport, Rejection

@@ -329,7 +329,7 @@ def _inputs(plan: Plan, layers: int, tokens: int | None) -> dict[str, Any]:
 
 
 def _facts(spec: ModelSpec) -> dict[str, Any]:
-    from fitcalc.api import model_facts
+    from fitcalc.reporting import model_facts
 
     return model_facts(spec)
 
