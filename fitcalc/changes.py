@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from fitcalc import catalog, ledger
 from fitcalc import verdict as judge
@@ -19,6 +18,7 @@ from fitcalc.choice import (
     with_offload,
 )
 from fitcalc.engines.base import kv_block
+from fitcalc.frozen import replace
 from fitcalc.machine import machine_label, with_cards
 from fitcalc.plan import Request, candidates, case_for, preference, smaller_rows, weights_of
 from fitcalc.spec.hardware import Device

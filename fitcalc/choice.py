@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from fitcalc import ledger
 from fitcalc import verdict as judge
 from fitcalc.catalog import QuantRow
 from fitcalc.errors import UnknownNameError
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.machine import device_counts
 from fitcalc.plan import LEAST_BITS, Request, candidates, case_for, scheme_of, weights_of
 from fitcalc.spec.hardware import Machine

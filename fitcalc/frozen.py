@@ -1,18 +1,22 @@
-"""`dataclass` for frozen slotted classes that are quick to define, because a start defines some fifty of them.
+"""`dataclass` for frozen slotted classes that are quick to define, because a start defines some seventy of them.
 
-The standard library writes and compiles six methods per class. Here its decorator collects the fields, `__init__` alone
-is written, and the others are shared by all classes. To a reader, to type checkers and to `fields`, `replace` and
-`asdict` the classes are those of the standard library.
+The standard library reads the fields of every class and writes and compiles six methods for it. Here a class gets its
+slots and methods that all classes share; its fields are described when somebody asks for them, and an `__init__` of its
+own is written when objects of it become many. To a reader, to type checkers and to `dataclasses.fields` and its
+siblings the classes are those of the standard library. `field`, `replace` and `asdict` are here too, so that a start
+does without that module.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from dataclasses import asdict as asdict
     from dataclasses import dataclass as dataclass
+    from dataclasses import field as field
+    from dataclasses import replace as replace
 else:
 
     def dataclass(*, frozen: bool, slots: bool) -> Any:
@@ -21,36 +25,136 @@ else:
             raise TypeError("fitcalc.frozen defines frozen classes with slots only")
         return _frozen
 
+    def field(*, default_factory: Any) -> Any:
+        """Like dataclasses.field for a default that each object gets anew."""
+        return _Anew(default_factory)
+
+    def replace(made: Any, /, **changes: Any) -> Any:
+        """Like dataclasses.replace."""
+        cls = made.__class__
+        values = [changes.pop(name) if name in changes else getattr(made, name) for name in cls.__match_args__]
+        return cls(*values, **changes)
+
+    def asdict(made: Any) -> dict[str, Any]:
+        """Like dataclasses.asdict; what is no container is not copied."""
+        return {name: _plain(getattr(made, name)) for name in made.__match_args__}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)([_plain(entry) for entry in value])
+    return asdict(value) if hasattr(value, "_made") else value
+
+
+_WRITTEN_AFTER_OBJECTS = 16
+"""Writing and compiling an `__init__` takes as long as some thirty calls of the shared one save."""
+
+
+class _Anew:
+    """A default that is made for each object."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Any) -> None:
+        self.make = make
+
 
 def _frozen(plain: type[Any]) -> type[Any]:
-    cls = dataclasses.dataclass(init=False, repr=False, eq=False, slots=True)(plain)
-    names = cls.__match_args__
+    """The slotted twin of a class whose annotations are its fields."""
+    own = tuple(plain.__annotations__)
+    names = (*getattr(plain.__base__, "__match_args__", ()), *own)
+    taken = {name: value for name, value in vars(plain).items() if name not in (*own, "__dict__", "__weakref__")}
+    defaults = {name: value for name, value in vars(plain).items() if name in own}
     # An attrgetter of one name gives no tuple.
-    values = attrgetter(*names) if len(names) > 1 else lambda self: (getattr(self, names[0]),)
-    methods = {"__init__": _init_of(cls), "_values": staticmethod(values), **_SHARED}
-    for name, method in methods.items():
-        if name not in vars(plain):  # what a class writes itself stays
-            setattr(cls, name, method)
+    values = attrgetter(*names) if len(names) > 1 else lambda self: tuple(getattr(self, name) for name in names)
+    cls = type(
+        plain.__name__,
+        plain.__bases__,
+        {
+            **_SHARED,
+            "_values": staticmethod(values),
+            "_defaults": getattr(plain.__base__, "_defaults", {}) | defaults,
+            "_made": 0,
+            "__dataclass_fields__": _Described(plain),
+            "__dataclass_params__": _Described(plain),
+            "__signature__": _Described(plain),
+            **taken,  # what a class writes itself stays
+            "__slots__": own,
+            "__match_args__": names,
+        },
+    )
+    cls._setters = tuple(getattr(cls, name).__set__ for name in names)  # type: ignore[attr-defined]
     return cls
 
 
-def _init_of(cls: type[Any]) -> Any:
-    """`__init__` with the fields as parameters; it sets the slots themselves, past the refusing `__setattr__`."""
-    known: dict[str, Any] = {"_missing": dataclasses.MISSING}
-    names: list[str] = []
+class _Described:
+    """What the standard library asks of a class, made by it when it does."""
+
+    def __init__(self, plain: type[Any]) -> None:
+        self._plain = plain
+
+    def __set_name__(self, owner: type[Any], name: str) -> None:
+        self._name = name
+
+    def __get__(self, _instance: object, _owner: type[Any]) -> Any:
+        if "__dataclass_fields__" not in vars(self._plain):
+            _describe(self._plain)
+        if self._name == "__signature__":
+            from inspect import signature
+
+            return signature(self._plain)
+        return vars(self._plain)[self._name]
+
+
+def _describe(plain: type[Any]) -> None:
+    import dataclasses
+
+    for name, default in tuple(vars(plain).items()):
+        if isinstance(default, _Anew):
+            setattr(plain, name, dataclasses.field(default_factory=default.make))
+    dataclasses.dataclass(repr=False, eq=False)(plain)
+
+
+def _init(self: Any, *values: Any, **named: Any) -> None:
+    """Sets the slots past the refusing `__setattr__`; what is not the plain case is left to a written `__init__`."""
+    cls = type(self)
+    names, defaults = cls.__match_args__, cls._defaults
+    cls._made += 1
+    given = len(values)
+    rest = names[given:]
+    missing = [name for name in rest if name not in named and name not in defaults]
+    odd = missing or given > len(names) or not named.keys() <= set(rest)
+    if odd or cls._made > _WRITTEN_AFTER_OBJECTS:
+        cls.__init__ = _written_init(cls)
+        cls.__init__(self, *values, **named)
+        return
+    for set_slot, value in zip(cls._setters, values, strict=False):
+        set_slot(self, value)
+    for name, set_slot in zip(rest, cls._setters[given:], strict=True):
+        set_slot(self, named[name] if name in named else _default(defaults[name]))
+
+
+def _default(value: Any) -> Any:
+    return value.make() if isinstance(value, _Anew) else value
+
+
+def _written_init(cls: Any) -> Any:
+    """`__init__` with the fields as parameters."""
+    known: dict[str, Any] = {"_missing": _Anew}
     defaults: list[Any] = []
     lines: list[str] = []
-    for entry in dataclasses.fields(cls):
-        name = value = entry.name
-        names.append(name)
-        known[f"_set_{name}"] = getattr(cls, name).__set__
-        if entry.default_factory is not dataclasses.MISSING:
-            known[f"_make_{name}"] = entry.default_factory
+    for name, set_slot in zip(cls.__match_args__, cls._setters, strict=True):
+        value, default = name, cls._defaults.get(name)
+        known[f"_set_{name}"] = set_slot
+        if isinstance(default, _Anew):
+            known[f"_make_{name}"], default = default.make, _Anew
             value = f"_make_{name}() if {name} is _missing else {name}"
-        if defaults or value != name or entry.default is not dataclasses.MISSING:
-            defaults.append(entry.default)
+        if name in cls._defaults:
+            defaults.append(default)
         lines.append(f" _set_{name}(self, {value})")
-    exec(f"def __init__(self, {', '.join(names)}):\n" + "\n".join(lines), known)
+    exec(f"def __init__(self, {', '.join(cls.__match_args__)}):\n" + "\n".join(lines), known)
     init = known["__init__"]
     init.__defaults__ = tuple(defaults)
     init.__qualname__, init.__module__ = f"{cls.__qualname__}.__init__", cls.__module__
@@ -75,10 +179,13 @@ def _reduce(self: Any) -> tuple[Any, ...]:
 
 
 def _refuse(self: Any, name: str, *_value: object) -> NoReturn:
-    raise dataclasses.FrozenInstanceError(f"{type(self).__qualname__}.{name} cannot be changed")
+    from dataclasses import FrozenInstanceError
+
+    raise FrozenInstanceError(f"{type(self).__qualname__}.{name} cannot be changed")
 
 
 _SHARED = {
+    "__init__": _init,
     "__repr__": _repr,
     "__eq__": _eq,
     "__hash__": _hash,

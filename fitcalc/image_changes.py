@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from fitcalc import verdict as judge
 from fitcalc.choice import alternative, fits_as_asked
+from fitcalc.frozen import replace
 from fitcalc.plan import Request, case_for
 from fitcalc.spec.report import Alternative
 from fitcalc.units import format_gib

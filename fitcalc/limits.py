@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from fitcalc import verdict as judge
 from fitcalc.engines.base import most_requests
+from fitcalc.frozen import replace
 from fitcalc.plan import Request
 from fitcalc.verdict import Case
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 from fitcalc import catalog
 from fitcalc.errors import RequestError
+from fitcalc.frozen import replace
 from fitcalc.spec.hardware import Device, Machine, Node
 from fitcalc.units import GIB, parse_size
 

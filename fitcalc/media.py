@@ -4,11 +4,11 @@ context."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from fitcalc import catalog
 from fitcalc.errors import RequestError
+from fitcalc.frozen import replace
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.workload import Media
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from fitcalc.catalog.files import packaged_folder, read_toml
 from fitcalc.errors import RequestError
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.workload import Media
 from fitcalc.units import ceil_div

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from fitcalc import catalog
 from fitcalc.errors import RequestError
+from fitcalc.frozen import replace
 from fitcalc.spec.image import ImageRun
 from fitcalc.spec.model import ModelSpec
 

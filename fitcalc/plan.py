@@ -7,7 +7,6 @@ everything else runs GGUF with llama.cpp, encoders and encoder-decoders run in T
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import field, replace
 from typing import Any, Literal
 
 from fitcalc import catalog, engines, verdict
@@ -15,7 +14,7 @@ from fitcalc.catalog import QuantRow
 from fitcalc.drafts import draft_of
 from fitcalc.engines.options import has_options, settled
 from fitcalc.errors import FitcalcError, RequestError, UnknownNameError, UnsupportedModelError
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, field, replace
 from fitcalc.machine import machine_label
 from fitcalc.quantization import file_scheme, weights_bytes
 from fitcalc.spec.engine import EngineProfile

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from fitcalc import __version__, catalog, choice
@@ -10,6 +9,7 @@ from fitcalc import verdict as judge
 from fitcalc.advice import recommendation
 from fitcalc.engines.options import settled
 from fitcalc.errors import UnknownNameError
+from fitcalc.frozen import replace
 from fitcalc.machine import machine_label
 from fitcalc.media import media_inputs, media_words
 from fitcalc.plan import Request, division_notes, has_imatrix, runs_gguf, weights_of

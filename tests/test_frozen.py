@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import pickle
 from typing import Any
 
 import pytest
 
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import asdict, dataclass, field, replace
 from fitcalc.spec.workload import Workload
 from fitcalc.units import GIB
 
 
 class _Fields:
-    """What both decorators get."""
+    """What both decorators get, beside a default of their own."""
 
     name: str
     size: int = GIB
-    parts: dict[str, int] = dataclasses.field(default_factory=dict)
+    parts: dict[str, int]
 
 
-def _made(decorate: Any) -> Any:
-    return decorate(type("Made", (), {"__doc__": "", **dict(vars(_Fields))}))
+def _made(decorate: Any, default: Any) -> Any:
+    return decorate(type("Made", (), {"__doc__": "", **dict(vars(_Fields)), "parts": default}))
 
 
-OURS = _made(dataclass(frozen=True, slots=True))
-THEIRS = _made(dataclasses.dataclass(frozen=True, slots=True))
+OURS = _made(dataclass(frozen=True, slots=True), field(default_factory=dict))
+THEIRS = _made(dataclasses.dataclass(frozen=True, slots=True), dataclasses.field(default_factory=dict))
 
 
 @pytest.mark.parametrize(
@@ -40,13 +41,31 @@ def test_values_and_views_are_those_of_the_standard_library(arguments: dict[str,
     assert dataclasses.astuple(dataclasses.replace(ours, size=7)) == dataclasses.astuple(
         dataclasses.replace(theirs, size=7)
     )
+    assert asdict(ours) == dataclasses.asdict(theirs)
+    assert replace(ours, size=7, parts={"y": 2}) == OURS(arguments["name"], 7, {"y": 2})
+    assert [entry.name for entry in dataclasses.fields(OURS)] == [entry.name for entry in dataclasses.fields(THEIRS)]
+    assert inspect.signature(OURS) == inspect.signature(THEIRS)
     assert (OURS.__match_args__, OURS.__slots__) == (THEIRS.__match_args__, THEIRS.__slots__)
     assert ours == OURS(**arguments) != theirs
     assert ours != OURS("other")
 
 
-def test_each_object_gets_its_own_default() -> None:
-    assert OURS("a").parts is not OURS("a").parts
+@pytest.mark.parametrize("number", [1, 100])
+def test_each_object_gets_its_own_default(number: int) -> None:
+    """However many there are: a class with many objects has an `__init__` of its own."""
+    made = [OURS("a") for _ in range(number)]
+    assert OURS("a").parts is not made[-1].parts
+    assert made[-1] == OURS(name="a") == OURS("a", GIB, parts={})
+
+
+def test_a_class_continues_another() -> None:
+    longer = dataclass(frozen=True, slots=True)(
+        type("Longer", (OURS,), {"__annotations__": {"end": "int"}, "end": 3, "__doc__": ""})
+    )
+    made = longer("a", parts={"x": longer("b")}, end=4)
+    assert (made.name, made.size, made.end, made.__slots__) == ("a", GIB, 4, ("end",))
+    assert asdict(made) == dataclasses.asdict(made)
+    assert asdict(made)["parts"]["x"]["end"] == 3
 
 
 def test_hash_follows_equality() -> None:
@@ -76,5 +95,10 @@ def test_copies_are_equal() -> None:
 def test_wrong_use_is_refused() -> None:
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'name'"):
         OURS()
+    for wrong in ({"colour": 1}, {"name": "a", "colour": 1}):
+        with pytest.raises(TypeError):
+            OURS(**wrong)
+        with pytest.raises(TypeError):
+            replace(OURS("a"), **wrong | {"colour": 1})
     with pytest.raises(TypeError, match="frozen classes with slots only"):
         dataclass(frozen=False, slots=True)

@@ -6,13 +6,13 @@ Modules are imported when their model type is asked for, so that one fit loads o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 from fitcalc.architectures.config import DEFAULT_NOTE, Config, MissingKeyError
 from fitcalc.architectures.registry import BUILDERS
 from fitcalc.errors import UnsupportedModelError
+from fitcalc.frozen import replace
 from fitcalc.spec.model import ModelSpec
 
 

@@ -7,13 +7,13 @@ families whose shapes turn on a flag have a function that settles it before the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 from fitcalc.architectures import blocks
 from fitcalc.architectures.config import Config, flag, integer_or, mapping, size
 from fitcalc.architectures.style import Style, build_as, standard
 from fitcalc.errors import ModelFileError, UnsupportedModelError
+from fitcalc.frozen import replace
 from fitcalc.spec.model import ModelSpec
 
 _TIED = {"tie_word_embeddings": True}

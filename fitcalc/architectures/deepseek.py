@@ -6,8 +6,6 @@ picks the tokens to attend to and keeps one more key per token.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from fitcalc.architectures import blocks
 from fitcalc.architectures.blocks import Layers
 from fitcalc.architectures.common import rope_of
@@ -33,7 +31,7 @@ from fitcalc.architectures.moe_blocks import (
     shared_expert,
     without,
 )
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.spec.model import CacheLayer, ModelSpec, Tensor
 
 MLP = f"{LAYER}.mlp"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.architectures.common import dtype_of, max_context_of, rope_of, rotary_dim_of
@@ -17,6 +16,7 @@ from fitcalc.architectures.described_cache import attention_name, cache_of, with
 from fitcalc.architectures.families import class_defaults, family
 from fitcalc.architectures.scope import Scope
 from fitcalc.errors import ModelFileError, UnsupportedModelError
+from fitcalc.frozen import replace
 from fitcalc.spec.model import ModelSpec, Part, Split, Tensor
 
 _SPLITS: Mapping[str, Split] = {

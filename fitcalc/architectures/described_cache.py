@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.architectures.blocks import attention_label
 from fitcalc.architectures.scope import Scope
 from fitcalc.errors import ModelFileError
+from fitcalc.frozen import replace
 from fitcalc.spec.model import CacheLayer, Tensor
 
 _FULL, _WINDOWS = (

@@ -6,13 +6,13 @@ The linears themselves come from `blocks`; what stands here is what only models 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.architectures import blocks
 from fitcalc.architectures.common import decoder
 from fitcalc.architectures.config import Config, integer_or, size
 from fitcalc.errors import ModelFileError
+from fitcalc.frozen import replace
 from fitcalc.spec.model import ModelSpec, Part, Tensor
 
 Layers = tuple[int, ...]

@@ -7,7 +7,6 @@ Source: Yang, Kautz and Hatamizadeh 2024 (gated delta networks).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.architectures import blocks
@@ -28,7 +27,7 @@ from fitcalc.architectures.moe_blocks import (
 )
 from fitcalc.architectures.ssm_blocks import convolution, recurrent_cache, sharded, state_dtype_of
 from fitcalc.errors import ModelFileError
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.spec.model import CacheLayer, ModelSpec, Tensor
 
 _BLOCK, _MTP_BLOCK = "model.layers.{layer}", "mtp.layers.{layer}"

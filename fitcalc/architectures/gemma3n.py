@@ -7,13 +7,13 @@ projections, and the published count includes them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from fitcalc.architectures import blocks
 from fitcalc.architectures.common import decoder, rope_of, rotary_dim_of
 from fitcalc.architectures.config import Config, flag, integer_or, layer_kinds, size
 from fitcalc.architectures.style import FULL, SLIDING, Shape, Style, attention_cache, shape_of, standard
 from fitcalc.errors import ModelFileError
+from fitcalc.frozen import replace
 from fitcalc.spec.model import CacheLayer, ModelSpec, Tensor
 
 _STYLE = Style(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from fitcalc.architectures import blocks
 from fitcalc.architectures.config import Config, integer_or, layer_count, mapping, size
 from fitcalc.architectures.kimi_linear import build as build_text
 from fitcalc.errors import ModelFileError
+from fitcalc.frozen import replace
 from fitcalc.spec.model import ModelSpec, Tensor
 
 _TOWER = "vision_tower"

@@ -8,7 +8,6 @@ attention: two scoring vectors a sublayer that mix the outputs of earlier blocks
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.architectures import blocks
@@ -32,6 +31,7 @@ from fitcalc.architectures.moe_blocks import (
 )
 from fitcalc.architectures.ssm_blocks import convolution, recurrent_cache, sharded
 from fitcalc.errors import ModelFileError
+from fitcalc.frozen import replace
 from fitcalc.spec.model import CacheLayer, ModelSpec, Tensor
 
 _BLOCK = "model.layers.{layer}"

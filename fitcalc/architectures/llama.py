@@ -6,13 +6,13 @@ Each is a row of differences (`STYLES`); the class defaults are those of the fam
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 from fitcalc.architectures import blocks
 from fitcalc.architectures.config import Config, flag, integer_or, layer_count
 from fitcalc.architectures.style import Shape, Style, build_as, layer_tensors
 from fitcalc.errors import UnsupportedModelError
+from fitcalc.frozen import replace
 from fitcalc.spec.model import ModelSpec, Tensor
 
 _ATTENTION_BIAS = Style(qkv_bias="attention_bias", out_bias="attention_bias")

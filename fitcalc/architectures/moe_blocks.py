@@ -7,7 +7,6 @@ while a builder of `blocks` would read an empty set as "outside the layers".
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.architectures import blocks
@@ -25,7 +24,7 @@ from fitcalc.architectures.config import (
     window_of,
 )
 from fitcalc.errors import ModelFileError, UnsupportedModelError
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.spec.model import CacheLayer, ModelSpec, Rope, Split, Tensor
 
 LAYER = "model.layers.{layer}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from fitcalc.architectures import blocks
 from fitcalc.architectures.config import Config, flag, integer_or, kv_heads_of, layer_count, mapping, size
 from fitcalc.architectures.moe_blocks import (
@@ -21,6 +19,7 @@ from fitcalc.architectures.moe_blocks import (
     stacked_experts,
     without,
 )
+from fitcalc.frozen import replace
 from fitcalc.spec.model import ModelSpec
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.architectures import blocks
@@ -11,6 +10,7 @@ from fitcalc.architectures.common import dtype_of
 from fitcalc.architectures.config import Config, mapping
 from fitcalc.architectures.nested import TEXT_KEYS, text_model
 from fitcalc.errors import ModelFileError
+from fitcalc.frozen import replace
 from fitcalc.spec.model import ModelSpec, Tensor
 
 Renames = Mapping[str, str]

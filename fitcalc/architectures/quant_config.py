@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.architectures.config import Config
 from fitcalc.errors import ModelFileError
+from fitcalc.frozen import replace
 from fitcalc.spec.quant import CheckpointQuant, is_harmless
 
 _KEYS = ("quantization_config", "compression_config")

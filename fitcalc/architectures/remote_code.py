@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 from fitcalc.architectures import blocks
 from fitcalc.architectures.config import Config, flag, integer, size
 from fitcalc.architectures.style import Shape, Style, build_as
 from fitcalc.errors import ModelFileError
+from fitcalc.frozen import replace
 from fitcalc.spec.model import CacheLayer, ModelSpec, Tensor
 
 STYLES: Mapping[str, Style] = MappingProxyType({

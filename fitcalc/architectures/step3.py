@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from fitcalc.architectures import blocks
 from fitcalc.architectures.blocks import Layers
 from fitcalc.architectures.common import rope_of
@@ -29,6 +27,7 @@ from fitcalc.architectures.moe_blocks import (
     without,
 )
 from fitcalc.errors import ModelFileError
+from fitcalc.frozen import replace
 from fitcalc.spec.model import ModelSpec, Tensor
 
 MLP = f"{LAYER}.mlp"

@@ -7,7 +7,6 @@ the config into the standard keys, or hands over the extra tensors, and calls `b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
 from typing import Any, Literal
 
 from fitcalc.architectures import blocks
@@ -24,7 +23,7 @@ from fitcalc.architectures.config import (
     size,
 )
 from fitcalc.errors import ModelFileError
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, field
 from fitcalc.spec.model import CacheLayer, ModelSpec, Tensor
 
 FULL, SLIDING = "full_attention", "sliding_attention"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from fitcalc.catalog.finding import KINDS, Found, ids, known, read_index, resolv
 from fitcalc.catalog.names import canonical
 from fitcalc.catalog.quants import QuantRow, quant_rows
 from fitcalc.errors import ProfileError, UnitError, UnknownNameError
+from fitcalc.frozen import replace
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Device, Node
 from fitcalc.spec.model import ModelSpec

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
 from fitcalc.catalog.files import packaged_folder, read_toml, stems, user_folders
 from fitcalc.catalog.finding import key_of, read_index
 from fitcalc.errors import ProfileError
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.spec.price import ApiPrice, Electricity, Offer, PriceBook, Purchase
 
 PACKED = "prices.json"

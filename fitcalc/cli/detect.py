@@ -48,7 +48,7 @@ def command(measure: bool, save: bool, as_json: bool, profiles: str | None) -> i
 
         notes = (*notes, *save_all(found, measured))
     if as_json:
-        from dataclasses import replace
+        from fitcalc.frozen import replace
 
         click.echo(detected_json(replace(found, notes=notes), measured, __version__))
         return 0

@@ -111,8 +111,8 @@ def _range(name: str, item: str) -> list[Any]:
 
 def _run(found: Any, wanted: tuple[str, ...], by: str, out: str | None, *, resume: bool, jobs: int) -> int:
     from contextlib import ExitStack
-    from dataclasses import replace
 
+    from fitcalc.frozen import replace
     from fitcalc.grids import writing
     from fitcalc.grids.choosing import Summary
 

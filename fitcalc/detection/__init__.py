@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from fitcalc.detection import amd, apple, host, intel, matching, nvidia, windows
 from fitcalc.detection.known import facts, is_display, machine_profiles
 from fitcalc.detection.probe import Probe, this_computer
 from fitcalc.errors import RequestError
+from fitcalc.frozen import replace
 from fitcalc.machine import ram_size
 from fitcalc.spec.detected import Detection, FoundCpu, FoundGpu, FoundRam
 from fitcalc.spec.hardware import Device, Machine

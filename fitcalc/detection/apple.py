@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from fitcalc.catalog.finding import variants
 from fitcalc.detection import matching
 from fitcalc.detection.known import facts
 from fitcalc.detection.probe import Probe, json_in, whole
+from fitcalc.frozen import replace
 from fitcalc.spec.detected import FoundCpu, FoundGpu, FoundRam
 from fitcalc.spec.hardware import Device
 from fitcalc.units import GIB, MIB, parse_size

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from fitcalc.detection import matching
 from fitcalc.detection.known import arm_name
 from fitcalc.detection.probe import Probe, json_in, whole
+from fitcalc.frozen import replace
 from fitcalc.spec.detected import FoundCpu, FoundRam
 from fitcalc.spec.hardware import Device
 from fitcalc.units import KIB

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 
 from fitcalc import catalog
 from fitcalc.catalog.finding import variants
 from fitcalc.detection.known import without_trailing
 from fitcalc.errors import FitcalcError
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.spec.detected import FoundGpu
 from fitcalc.spec.hardware import Device
 from fitcalc.units import MIB

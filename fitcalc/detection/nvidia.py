@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.detection import matching
 from fitcalc.detection.probe import Probe, first_line
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.spec.detected import FoundGpu
 from fitcalc.units import MIB
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.emission import pods
 from fitcalc.emission.service import Service
 from fitcalc.emission.yaml_text import document
+from fitcalc.frozen import replace
 
 _ROLE = "role"
 _NODE = "FIRST_NODE=$LWS_LEADER_ADDRESS NODE_RANK=$LWS_WORKER_INDEX\n"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import field
 
 from fitcalc.emission.server import Server
 from fitcalc.emission.start import node_scripts, server_words, steps_of, written_file
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, field
 
 MODELS = "/models"
 """Where a container finds models that lie on this machine."""

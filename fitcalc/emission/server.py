@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import field
 from typing import Any
 
 from fitcalc.catalog import load_engine
 from fitcalc.catalog.files import packaged_folder, read_toml, user_folders
 from fitcalc.errors import ProfileError, RequestError
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, field
 from fitcalc.spec.report import FitReport
 from fitcalc.units import parse_rate, parse_size
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from math import prod
 
 from fitcalc.engines.llama_cpp_graph import TEXT_PARTS, cache_widths
 from fitcalc.engines.llama_cpp_placement import HOST, Overrides, overridden
 from fitcalc.formulas import ggml
 from fitcalc.formulas.weights import matrix_bytes
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.quantization.stored import Stored
 from fitcalc.spec.model import CacheLayer, ModelSpec, Tensor
 from fitcalc.spec.quant import Format

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.engines import llama_cpp_terms as terms
@@ -12,6 +11,7 @@ from fitcalc.engines.llama_cpp_layout import Share
 from fitcalc.engines.llama_cpp_plan import Prepared, shape_at
 from fitcalc.engines.llama_cpp_settings import Shape
 from fitcalc.formulas.mmproj import vision_buffer_bytes
+from fitcalc.frozen import replace
 from fitcalc.ledger import Input, Term
 from fitcalc.quantization import mmproj
 from fitcalc.quantization.mmproj import has_towers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.engines.llama_cpp_graph import Graph, graph_of
@@ -10,7 +9,7 @@ from fitcalc.engines.llama_cpp_layout import Rules, Share, shares_of
 from fitcalc.engines.llama_cpp_placement import overrides_of
 from fitcalc.engines.llama_cpp_settings import Settings, Shape, settings_of, shape_of, window_tokens
 from fitcalc.engines.options import settled
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.quantization import assign
 from fitcalc.quantization.stored import Stored
 from fitcalc.spec.engine import EngineProfile

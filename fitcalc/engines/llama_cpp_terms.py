@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.engines.base import context_note
@@ -11,7 +10,7 @@ from fitcalc.engines.llama_cpp_graph import Graph
 from fitcalc.engines.llama_cpp_layout import Share
 from fitcalc.engines.llama_cpp_settings import Settings, Shape
 from fitcalc.formulas import ggml
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.ledger import Input, Term, computed, fixed
 from fitcalc.spec.hardware import Device
 

@@ -7,7 +7,6 @@ free on a card when it places layers itself is a term `reserve`; with num_gpu gi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.engines import llama_cpp
@@ -17,7 +16,7 @@ from fitcalc.engines.llama_cpp_settings import switch
 from fitcalc.engines.ollama_command import start
 from fitcalc.engines.options import settled
 from fitcalc.formulas import ollama as rules
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.ledger import Input, fixed
 from fitcalc.quantization import checkpoint_bytes
 from fitcalc.quantization.mmproj import has_towers

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.errors import RequestError, UnknownNameError
+from fitcalc.frozen import replace
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.workload import Workload
 from fitcalc.units import parse_size

@@ -7,12 +7,11 @@ equally many layers, and one block of the pool holds one page for every layer of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.formulas import state
 from fitcalc.formulas.split import kv_heads_share, share
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.spec.model import CacheLayer
 from fitcalc.units import KIB, ceil_div
 

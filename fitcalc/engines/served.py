@@ -7,7 +7,6 @@ of their own, a share of the full one; recurrent state has slots.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.engines import division, shards
@@ -15,7 +14,7 @@ from fitcalc.engines.base import capability, context_note
 from fitcalc.engines.paged import CacheTypes
 from fitcalc.engines.shards import TOWER_PARTS, Rank, RankWeights
 from fitcalc.formulas import pools, runtime, split, state
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.ledger import Term, computed
 from fitcalc.quantization import assign
 from fitcalc.spec.engine import EngineProfile

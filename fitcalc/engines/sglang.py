@@ -6,7 +6,6 @@ layers and recurrent state get set shares of it. `reserve` is what the fraction 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.engines import served, sglang_start
@@ -16,6 +15,7 @@ from fitcalc.engines.paged import CacheTypes
 from fitcalc.engines.served import Card, Cells, Prepared, Seat
 from fitcalc.engines.sglang_start import Settings, command, notes
 from fitcalc.formulas import pools, split
+from fitcalc.frozen import replace
 from fitcalc.ledger import Term, computed, fixed
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Device, Machine

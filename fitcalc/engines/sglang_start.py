@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.engines import distributed, served
@@ -11,7 +10,7 @@ from fitcalc.engines.base import as_word, memory_notes, repository
 from fitcalc.engines.served import Prepared
 from fitcalc.errors import RequestError
 from fitcalc.formulas import split
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Device
 from fitcalc.spec.model import ModelSpec, Tensor

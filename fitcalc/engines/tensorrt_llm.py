@@ -7,7 +7,6 @@ of tokens_per_block; CUDA graphs are captured into the share that remains.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.engines import served
@@ -17,7 +16,7 @@ from fitcalc.engines.paged import CacheTypes
 from fitcalc.engines.served import Card, Prepared, Seat
 from fitcalc.errors import RequestError
 from fitcalc.formulas import pools, split
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.ledger import Term, computed, fixed, total_bytes
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Device, Machine

@@ -6,7 +6,6 @@ layer for the full context. CUDA graphs are captured afterwards, into the tenth.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.engines import served
@@ -16,7 +15,7 @@ from fitcalc.engines.paged import CacheTypes
 from fitcalc.engines.served import Card, Prepared, Seat
 from fitcalc.errors import RequestError
 from fitcalc.formulas import pools, runtime
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.ledger import Term, computed, fixed, total_bytes
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Device, Machine

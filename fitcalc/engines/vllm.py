@@ -7,7 +7,6 @@ pool to spare, and `reserve` is the share of the card that vLLM leaves untouched
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fitcalc.engines import paged, shards, vllm_start, vllm_terms
@@ -19,6 +18,7 @@ from fitcalc.engines.shards import Rank
 from fitcalc.engines.vllm_plan import Card, Prepared, Stage
 from fitcalc.engines.vllm_start import batch_of, command, notes, refusal
 from fitcalc.formulas import runtime, split, state
+from fitcalc.frozen import replace
 from fitcalc.ledger import Term, computed, fixed, total_bytes
 from fitcalc.quantization import assign
 from fitcalc.quantization.stored import Stored

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.engines import shards
 from fitcalc.engines.shards import Rank
 from fitcalc.errors import RequestError
 from fitcalc.formulas import runtime
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.ledger import Term, computed
 from fitcalc.quantization import assign
 from fitcalc.quantization.linear_layers import assign_linear

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.engines import distributed, division
@@ -12,6 +11,7 @@ from fitcalc.engines.base import as_word, capability, memory_notes, repository
 from fitcalc.engines.vllm_plan import Prepared
 from fitcalc.errors import RequestError
 from fitcalc.formulas import runtime, split
+from fitcalc.frozen import replace
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.model import ModelSpec

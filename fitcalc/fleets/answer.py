@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fitcalc import __version__
@@ -19,7 +18,7 @@ from fitcalc.fleets.queueing import Response, loop_rates, response
 from fitcalc.fleets.server import Server, server_of
 from fitcalc.fleets.sizing import Able, Arriving, able_within, rate_of_each, replicas_of
 from fitcalc.fleets.trace import Trace, read_trace
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.plan import case_for
 from fitcalc.prices import HourlyPrice, hourly_prices
 from fitcalc.reporting import inputs_of, report

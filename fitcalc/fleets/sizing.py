@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from fitcalc.fleets.queueing import Response, loop_rates, response
 from fitcalc.fleets.server import Server, counts
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.speeds.within import Bounds
 
 MOST_BUSY = 0.95

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fitcalc.errors import RequestError
+from fitcalc.frozen import replace
 from fitcalc.grids.chunks import COLUMNS, Chunk, missing_of, records
 from fitcalc.grids.grid import AXES, PLAN_AXES, Grid
 from fitcalc.grids.points import VERDICTS, Array

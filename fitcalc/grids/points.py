@@ -8,7 +8,6 @@ missing are MISSING, others nan.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from fitcalc import choice, engines
 from fitcalc import verdict as judge
 from fitcalc.engines.base import DeviceLedger, most_requests
+from fitcalc.frozen import replace
 from fitcalc.ledger import TERM_NAMES, Term
 from fitcalc.plan import Request, weights_of
 from fitcalc.prices import hourly_price

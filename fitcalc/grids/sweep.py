@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from fitcalc.errors import RequestError
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.grids.chunks import COLUMNS, Chunk, missing_of, records, type_of
 from fitcalc.grids.grid import AXES, Grid, pieces
 from fitcalc.grids.plans import REASONS

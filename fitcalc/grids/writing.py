@@ -15,12 +15,11 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fitcalc.errors import RequestError
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.grids.choosing import Summary
 from fitcalc.grids.chunks import Chunk, records
 from fitcalc.grids.grid import AXES, pieces

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
+from fitcalc.frozen import replace
 from fitcalc.quantization.linear_layers import is_own
 from fitcalc.quantization.stored import Stored, shape_bytes
 from fitcalc.spec.model import ModelSpec

@@ -6,10 +6,9 @@ The mapping goes by role, with the traits of the family (profiles/ggml.toml) whe
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from fitcalc.errors import UnsupportedModelError
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.quantization.gguf_recipe import Category, Recipe, tensor_type
 from fitcalc.quantization.stored import Stored
 from fitcalc.spec.model import ModelSpec, Tensor

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from fitcalc.errors import UnsupportedModelError
+from fitcalc.frozen import replace
 from fitcalc.quantization.patterns import Patterns, compiled, matching_layers
 from fitcalc.quantization.stored import Stored
 from fitcalc.spec.model import ModelSpec, Tensor

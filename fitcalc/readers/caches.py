@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from difflib import get_close_matches
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
 from fitcalc.errors import ModelFileError, UnknownNameError
+from fitcalc.frozen import replace
 from fitcalc.readers.files import model_from_path, open_regular
 from fitcalc.readers.folder import model_from_folder
 from fitcalc.readers.safetensors_header import parsed_object

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 
 from fitcalc.errors import ModelFileError
+from fitcalc.frozen import replace
 from fitcalc.readers.folder_kinds import adapter_error, diffusers_error
 from fitcalc.readers.hf_config import model_from_config
 from fitcalc.readers.safetensors import model_from_index, model_from_shards, shard_names

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from fitcalc.architectures.blocks import attention_label
 from fitcalc.errors import ModelFileError
+from fitcalc.frozen import replace
 from fitcalc.readers import gguf_metadata as keys
 from fitcalc.readers.gguf_caches import Heads, caches_of, heads_of
 from fitcalc.readers.gguf_header import Header, Value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-from dataclasses import replace
 from typing import Any, NoReturn
 
 from fitcalc.architectures import from_config
@@ -13,6 +12,7 @@ from fitcalc.architectures.config import DEFAULT_NOTE
 from fitcalc.architectures.families import described_types
 from fitcalc.architectures.registry import BUILDERS
 from fitcalc.errors import ModelFileError, UnsupportedModelError
+from fitcalc.frozen import replace
 from fitcalc.readers.folder_typos import misspelled, similar_type
 from fitcalc.spec.model import ModelSpec
 

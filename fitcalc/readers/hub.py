@@ -10,11 +10,11 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 from fitcalc.errors import FitcalcError, HubError, ModelFileError
+from fitcalc.frozen import replace
 from fitcalc.readers import hub_cache
 from fitcalc.readers.caches import cached_snapshot
 from fitcalc.readers.files import model_from_path, opened_by

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from fitcalc.errors import ModelFileError, UnsupportedModelError
+from fitcalc.frozen import replace
 from fitcalc.readers.files import open_regular, size_of
 from fitcalc.readers.hf_config import model_from_config, read_config
 from fitcalc.readers.safetensors_header import Entry, parsed_object, read_header

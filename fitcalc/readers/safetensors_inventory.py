@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
+from fitcalc.frozen import replace
 from fitcalc.quantization.stored import shape_bytes
 from fitcalc.readers.safetensors_names import Place, meaning_of, place_of
 from fitcalc.readers.safetensors_packing import Weight

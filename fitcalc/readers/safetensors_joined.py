@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.readers.safetensors_names import bare, place_of
 from fitcalc.readers.safetensors_quant import bytes_of, dtype_of, is_quantized, quant_of
 from fitcalc.spec.model import ModelSpec, Tensor

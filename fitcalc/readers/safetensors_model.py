@@ -7,12 +7,11 @@ end of its range in the ModelSpec, the lower one in `at_least`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.architectures.common import max_context_of
 from fitcalc.architectures.nested import TEXT_KEYS
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.readers.safetensors_names import CROSS_WORDS
 from fitcalc.readers.safetensors_quant import dtype_of, quant_of
 from fitcalc.spec.model import CacheLayer, ModelSpec, Tensor

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import NamedTuple
 
+from fitcalc.frozen import replace
 from fitcalc.quantization.stored import shape_bytes
 from fitcalc.readers.safetensors_header import DTYPE_BITS, Entry
 from fitcalc.spec.quant import PLAIN_TYPES, Format

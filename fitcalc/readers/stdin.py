@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.errors import ModelFileError
+from fitcalc.frozen import replace
 from fitcalc.readers.hf_config import LARGEST_CONFIG_BYTES, described, parsed_config
 from fitcalc.spec.model import ModelSpec
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fitcalc import __version__, arguments, ledger
 from fitcalc import verdict as judge
 from fitcalc.choice import AS_FAST, USEFUL_TOKENS_PER_S, device_list
 from fitcalc.errors import RequestError, UnsupportedModelError
+from fitcalc.frozen import replace
 from fitcalc.plan import named_scheme
 from fitcalc.quality import LEVELS
 from fitcalc.reporting import model_facts

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 from fitcalc import catalog, prices
 from fitcalc.catalog.files import read_toml
 from fitcalc.errors import FitcalcError, ProfileError, RequestError
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.machine import cards_per_node, load_gpu, machine_label, machine_of, split_count
 from fitcalc.selection.rules import rules
 from fitcalc.spec.hardware import Device, Machine

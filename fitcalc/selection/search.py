@@ -7,13 +7,12 @@ plan that cannot be faster than one of the same quality that stands already is l
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from fitcalc import catalog, ledger
 from fitcalc import verdict as judge
 from fitcalc.engines.base import DeviceLedger
 from fitcalc.errors import UnknownNameError, UnsupportedModelError
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.plan import LEAST_BITS, Request, candidates, case_with, runs_gguf, scheme_of
 from fitcalc.quality import keeps_level, quality_of
 from fitcalc.quantization import weights_bytes

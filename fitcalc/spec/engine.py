@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Any
 
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import field, replace
 from typing import Any, Literal
 
 from fitcalc.errors import ProfileError, RequestError
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, field, replace
 
 SchemeKind = Literal["float", "linear", "gguf", "mlx", "file"]
 """float: every tensor in one type; linear: linears in one format, the rest 16 bit; gguf: llama.cpp's recipe;

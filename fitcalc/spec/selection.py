@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any, Literal
 
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import asdict, dataclass
 from fitcalc.spec.report import SCHEMA_VERSION, Estimate, QualityLevel, Verdict
 
 

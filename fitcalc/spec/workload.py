@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Any
 
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, field
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.quant import Scheme
 

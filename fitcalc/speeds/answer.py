@@ -6,9 +6,9 @@ Every figure has the interval that held-out measurements earned. What is not mod
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
+from fitcalc.frozen import replace
 from fitcalc.spec.report import Estimate, Speed, SpeedPart
 from fitcalc.speeds.families import ANY, Found, interval
 from fitcalc.speeds.figures import Ready, decode_rate, figures, lengths, ready

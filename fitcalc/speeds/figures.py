@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.engines.base import kv_block
 from fitcalc.formulas import speed as formulas
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.speeds.families import Found, family_of, parameters
 from fitcalc.speeds.places import Place, Plan, plan_of
 from fitcalc.speeds.rates import device_class, rates_of, storage_kind

@@ -7,11 +7,10 @@ unless the output matrix is tied to them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.formulas.weights import matrix_bytes
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.quantization.stored import Stored, rows_and_cols
 from fitcalc.spec.model import CacheLayer, ModelSpec
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from fitcalc import catalog, ledger
 from fitcalc.errors import FitcalcError
+from fitcalc.frozen import replace
 from fitcalc.machine import with_cards
 from fitcalc.spec.hardware import Machine
 from fitcalc.spec.training import Settings

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from fitcalc.formulas import training as formulas
+from fitcalc.frozen import replace
 from fitcalc.ledger import Input, Term, computed, fixed
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.training import Settings

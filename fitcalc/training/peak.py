@@ -6,10 +6,8 @@ the last block that is computed again, the end of the backward pass (all gradien
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from fitcalc.formulas import training as formulas
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.ledger import Input, Term, computed, fixed
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.training import Loss, Settings

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from fitcalc import ledger, verdict
 from fitcalc.engines.base import DeviceLedger
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.ledger import Input, Term, fixed
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.model import ModelSpec
