@@ -7,13 +7,15 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fitcalc import catalog
-from fitcalc.catalog import building
+from fitcalc.catalog import building, files, generated
 from fitcalc.catalog.files import packaged_folder, read_toml
 from fitcalc.catalog.index import build_index, texts
 from fitcalc.catalog.validation import SCHEMA_NAMES, hold_to_form
@@ -45,9 +47,26 @@ def test_every_profile_has_the_form_of_its_kind(kind: str) -> None:
 
 
 def test_generated_files_are_up_to_date() -> None:
-    generated = texts(str(FOLDER))
-    stale = [path for path, text in generated.items() if (FOLDER / path).read_text(encoding="utf-8") != text]
+    wanted = texts(str(FOLDER))
+    stale = [path for path, text in wanted.items() if (FOLDER / path).read_text(encoding="utf-8") != text]
     assert not stale, f"run python -m fitcalc.catalog: {stale} no longer follow from the profiles and their forms"
+
+
+def test_packaged_files_are_read_as_toml_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their contents are at hand in a generated file; what was edited since then counts as it stands."""
+    for path in FOLDER.rglob("*.toml"):
+        assert read_toml(str(path)) == tomllib.loads(path.read_text(encoding="utf-8")), path
+    copied = tmp_path / "profiles"
+    shutil.copytree(FOLDER, copied)
+    for module in (generated, files):
+        monkeypatch.setattr(module, "packaged_folder", lambda: str(copied))
+    edited = copied / "gpus" / "a10.toml"
+    edited.write_text(
+        edited.read_text(encoding="utf-8").replace('vendor = "nvidia"', 'vendor = "edited"'), encoding="utf-8"
+    )
+    assert read_toml(str(edited))["vendor"] == "edited"
+    (copied / "parsed.json").unlink()
+    assert read_toml(str(copied / "gpus" / "a100-80-sxm.toml"))["vendor"] == "nvidia"
 
 
 def test_schemas_hold_for_the_profiles() -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from fitcalc.catalog import building
 from fitcalc.catalog.files import packaged_folder, read_toml, use_folders, user_folders
-from fitcalc.catalog.finding import KINDS, Found, ids, known, read_index, resolve
+from fitcalc.catalog.finding import KINDS, Found, ids, known, resolve
+from fitcalc.catalog.generated import index
 from fitcalc.catalog.names import canonical
 from fitcalc.catalog.quants import QuantRow, quant_rows
 from fitcalc.errors import ProfileError, UnitError, UnknownNameError
@@ -250,7 +251,7 @@ def larger_devices(device: Device) -> tuple[str, ...]:
     mine = [device.kind, device.segment, device.vendor]
     more = [
         (round(size / GIB), price is None, price, name)
-        for name, (*same, size, price) in read_index()["sizes"]["gpus"].items()
+        for name, (*same, size, price) in index("sizes/gpus").items()
         if same == mine and (size or 0) > (device.usable_bytes or 0)
     ]
     return tuple(name for *_, name in sorted(more, key=lambda card: (card[0], card[1], card[2] or 0, card[3])))
@@ -260,7 +261,7 @@ def smaller_models(model: ModelSpec) -> tuple[str, ...]:
     """Models with clearly fewer parameters: first those whose ids begin most like its own, then of its model type."""
     rows = [
         (count, name)
-        for name, (family, model_type, count) in read_index()["sizes"]["models"].items()
+        for name, (family, model_type, count) in index("sizes/models").items()
         if count
         and (family == model.family or model_type == model.model_type or _alike(name, model.id) >= _SAME_SERIES)
     ]

@@ -1,4 +1,4 @@
-"""`python -m fitcalc.catalog` writes profiles/index.json and profiles/schema/ of a checkout anew."""
+"""`python -m fitcalc.catalog` writes profiles/{index,parsed}.json and profiles/schema/ of a checkout anew."""
 
 from __future__ import annotations
 

@@ -76,7 +76,8 @@ def stems(folder: str) -> list[str]:
 def read_toml(path: str) -> dict[str, Any]:
     """The content of one profile file; a ProfileError with one line for anything that is not one."""
     import stat
-    import tomllib
+
+    from fitcalc.catalog.generated import parsed
 
     try:
         mode = os.stat(path)
@@ -86,7 +87,8 @@ def read_toml(path: str) -> dict[str, Any]:
             raise ProfileError(f"{path}: {mode.st_size:,} bytes", hint="a profile has at most 1 MB")
         with open(path, "rb") as file:
             raw = file.read(_LARGEST_FILE_BYTES + 1)
-        return tomllib.loads(raw.decode("utf-8-sig"))
+        known = parsed(path, raw)
+        return parse_toml(raw) if known is None else known
     except OSError as error:
         raise ProfileError(f"{path}: {error.strerror or error}", hint="is the file there and readable?") from error
     except UnicodeDecodeError as error:
@@ -95,3 +97,11 @@ def read_toml(path: str) -> dict[str, Any]:
         raise ProfileError(f"{path}: nested too deeply", hint="a profile is a flat TOML file") from error
     except ValueError as error:
         raise ProfileError(f"{path}: {error}", hint="it is not valid TOML") from error
+
+
+def parse_toml(raw: bytes) -> dict[str, Any]:
+    """The content of a TOML file's bytes; ValueError where they are none."""
+    # Not at the top: of a packaged profile the content is at hand (see catalog.generated).
+    import tomllib
+
+    return tomllib.loads(raw.decode("utf-8-sig"))

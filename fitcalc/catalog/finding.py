@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 from fitcalc.catalog.files import packaged_folder, read_toml, stems, user_folders
+from fitcalc.catalog.generated import index
 from fitcalc.catalog.names import canonical, canonical_device, closest, is_stem
 from fitcalc.errors import FitcalcError, ProfileError, UnknownNameError
 from fitcalc.frozen import dataclass
@@ -99,20 +100,6 @@ def names_of(stem: str, content: dict[str, Any]) -> dict[str, str]:
     return plain | ({str(key): str(note) for key, note in noted.items()} if isinstance(noted, dict) else {})
 
 
-@lru_cache(maxsize=1)
-def read_index() -> dict[str, dict[str, Any]]:
-    """profiles/index.json (see catalog.index)."""
-    import json
-
-    path = os.path.join(packaged_folder(), "index.json")
-    try:
-        with open(path, encoding="utf-8") as file:
-            content: dict[str, dict[str, Any]] = json.load(file)
-    except (OSError, ValueError) as error:
-        raise ProfileError(f"{path}: {error}", hint="the installation is incomplete; install fitcalc again") from error
-    return content
-
-
 def _folders() -> tuple[str, ...]:
     return (packaged_folder(), *user_folders())
 
@@ -149,7 +136,7 @@ def _by_alias(kind: str, name: str) -> Found | None:
 
 def _reading(kind: str, name: str, key: str, profile: str) -> str:
     """What to say when a spelling matched that could have meant something else."""
-    if "/" in key and key not in read_index()["repositories"].get(kind, ()):
+    if "/" in key and key not in index(f"repositories/{kind}"):
         return f"{name}: tensor shapes are those of {profile}; its own context limit may differ"
     point = re.compile(r"\d\.\d")
     if key == key_of(kind, profile) and point.search(profile) and not point.search(name):
@@ -180,7 +167,7 @@ def _joined(*notes: str) -> str:
 
 
 def _packaged_keys(kind: str) -> Keys:
-    return read_index().get(kind, {}), read_index()["notes"].get(kind, {})
+    return index(kind), index(f"notes/{kind}")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""profiles/index.json and profiles/schema/*.json: what is generated from the profiles and their forms.
+"""profiles/{index,parsed}.json and profiles/schema/*.json: what is generated from the profiles and their forms.
 
 `python -m fitcalc.catalog` writes them anew; a test holds the files to what this module builds.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import os
 from typing import Any
+from zlib import crc32
 
 from fitcalc.catalog.building import device_of
-from fitcalc.catalog.files import read_toml, stems
+from fitcalc.catalog.files import parse_toml, read_toml, stems
 from fitcalc.catalog.finding import KINDS, key_of, names_of
+from fitcalc.catalog.generated import INDEX, PARSED
 from fitcalc.catalog.prices import PACKED, book_from_file, packed
 from fitcalc.catalog.quants import row_of
 from fitcalc.catalog.validation import (
@@ -31,12 +33,14 @@ _SHARED_NAMES = (("models", "pipelines"), ("gpus", "cpus", "nodes"), ("quants",)
 
 
 def build_index(folder: str) -> dict[str, Any]:
-    """{kind: {canonical name: id}}, their notes, and the sizes by which alternatives are looked up.
+    """{kind: {canonical name: id}}, 'notes/KIND' of these names, 'sizes/KIND' by which alternatives are looked up, and
+    'repositories/models' -> id.
 
     Raises ProfileError when two profiles claim one name.
     """
-    index: dict[str, Any] = {kind: {} for kind in KINDS}
-    index |= {"notes": {}, "sizes": {"gpus": {}, "models": {}, "quants": {}}, "repositories": {"models": []}}
+    # Prices are looked up by card and model, from a file of their own.
+    index: dict[str, Any] = {kind: {} for kind in KINDS if kind != "prices"}
+    index |= {name: {} for name in ("sizes/gpus", "sizes/models", "sizes/quants", "repositories/models")}
     for kinds in _SHARED_NAMES:
         contents = [(kind, stem, content) for kind in kinds for stem, content in _profiles(folder, kind)]
         owners: dict[str, str] = {}
@@ -46,16 +50,16 @@ def build_index(folder: str) -> dict[str, Any]:
                 _claim(owners, key, f"{kind}/{stem}", name)
                 index[kind][key] = stem
                 if note:
-                    index["notes"].setdefault(kind, {})[key] = note
+                    index.setdefault(f"notes/{kind}", {})[key] = note
         for key, place in _repositories(contents, owners).items():
             kind, _, stem = place.partition("/")
             index[kind][key] = stem
             if "/" not in key and _other_weights(key, key_of(kind, stem)):
                 note = f"sized as {stem}, whose tensor shapes it has; the command names {stem}'s repository"
-                index["notes"].setdefault(kind, {})[key] = note
+                index.setdefault(f"notes/{kind}", {})[key] = note
     for stem, content in _profiles(folder, "gpus"):
         device = device_of(content, stem)
-        index["sizes"]["gpus"][stem] = [
+        index["sizes/gpus"][stem] = [
             device.kind,
             device.segment,
             device.vendor,
@@ -63,13 +67,12 @@ def build_index(folder: str) -> dict[str, Any]:
             device.list_price_usd,
         ]
     for stem, content in _profiles(folder, "quants"):
-        index["sizes"]["quants"][stem] = row_of(content)
+        index["sizes/quants"][stem] = row_of(content)
     for stem, content in _profiles(folder, "models"):
         counted = content.get("params") or content.get("params_published")
         if repository := content.get("hf_repo"):
-            index["repositories"]["models"].append(key_of("models", repository))
-        index["sizes"]["models"][stem] = [content.get("family", ""), content["config"].get("model_type", ""), counted]
-    del index["prices"]  # they are looked up by card and model, from a file of their own
+            index["repositories/models"][key_of("models", repository)] = stem
+        index["sizes/models"][stem] = [content.get("family", ""), content["config"].get("model_type", ""), counted]
     ordered: dict[str, Any] = _sorted(index)
     return ordered
 
@@ -110,9 +113,41 @@ def _sorted(value: Any) -> Any:
     return {key: _sorted(value[key]) for key in sorted(value)} if isinstance(value, dict) else value
 
 
+def parsed_files(folder: str) -> dict[str, Any]:
+    """Path below `folder` -> [checksum of the bytes, content], of every TOML file that JSON can hold."""
+    found: dict[str, Any] = {}
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if name.endswith(".toml"):
+                path = os.path.join(place, name)
+                with open(path, "rb") as file:
+                    raw = file.read()
+                content = parse_toml(raw)
+                if _is_json(content):
+                    found[os.path.relpath(path, folder).replace(os.sep, "/")] = [crc32(raw), content]
+    return found
+
+
+def _is_json(content: Any) -> bool:
+    """Not where it has dates."""
+    if isinstance(content, dict | list):
+        return all(map(_is_json, content.values() if isinstance(content, dict) else content))
+    return isinstance(content, str | int | float)
+
+
+def _by_lines(entries: dict[str, Any]) -> str:
+    """JSON with every key of `entries` at the start of a line, as catalog.generated looks for them."""
+    return "{\n" + ",\n".join(f"{_json(key)}:{_json(value)}" for key, value in entries.items()) + "\n}\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), indent=0 if isinstance(value, dict) else None)
+
+
 def texts(folder: str) -> dict[str, str]:
     """Path below `folder` -> content, of every generated file."""
-    files = {"index.json": json.dumps(build_index(folder), ensure_ascii=False, separators=(",", ":"), indent=0) + "\n"}
+    files = {INDEX: _by_lines(build_index(folder)), PARSED: _by_lines(parsed_files(folder))}
     places = (os.path.join(folder, "prices", f"{stem}.toml") for stem in sorted(stems(os.path.join(folder, "prices"))))
     files[PACKED] = packed(map(book_from_file, places))
     for kind, name in SCHEMA_NAMES.items():
