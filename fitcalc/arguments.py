@@ -16,9 +16,9 @@ MOST_PARTS = 4096
 AUTO = "auto"
 """In place of a number: the largest that fits."""
 _NAME_A_DEVICE = "add --gpu rtx-3060, --cpu raspberry-pi-5-8gb or --gpu 24GB"
-_TIME = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(s|ms)\s*", re.IGNORECASE)
+_TIME = r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(s|ms)\s*"
 _SECONDS = {"s": 1.0, "ms": 1e-3}
-_UNITLESS = re.compile(r"\s*\d+(\.\d+)?\s*(:\d+\s*)?")
+_UNITLESS = r"\s*\d+(\.\d+)?\s*(:\d+\s*)?"
 
 
 def text(name: str, value: Any, hint: str) -> str:
@@ -54,7 +54,7 @@ def gpu_names(gpu: Any, cpu: str | None) -> list[str] | None:
 
 def _with_unit(name: str) -> None:
     """A bare number is a size that lacks its unit, unless a card is known by that number."""
-    if not _UNITLESS.fullmatch(name):
+    if not re.fullmatch(_UNITLESS, name):
         return
     number = name.partition(":")[0].strip()
     try:
@@ -103,7 +103,7 @@ def seconds_or_none(name: str, value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, str):
-        match = _TIME.fullmatch(value)
+        match = re.fullmatch(_TIME, value, re.IGNORECASE)
         if match is None:
             raise RequestError(f"{name} {value!r} is not a time", hint="give a number and a unit, such as 2s or 50ms")
         value = float(match[1]) * _SECONDS[match[2].lower()]

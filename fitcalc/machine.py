@@ -12,18 +12,18 @@ from fitcalc.spec.hardware import Device, Machine, Node
 from fitcalc.units import GIB, parse_size
 
 _MOST_CARDS = 4096
-_COUNT_BEHIND = re.compile(r"^(?P<name>.+):(?P<count>-?\w*)$")
-_COUNT_BEFORE = re.compile(r"^(?P<count>\d+)\s*[x×*]\s*(?P<name>.+)$", re.IGNORECASE)
-_BARE_SIZE = re.compile(r"^\d+(?:\.\d+)?\s*[kmgt]i?b$", re.IGNORECASE)
+_COUNTED = r"(?P<name>.+):(?P<count>-?\w*)|(?P<before>\d+)\s*[x×*]\s*(?P<behind>.+)"
 
 
 def split_count(text: str) -> tuple[str, int]:
     """('a100-80', 2) from 'a100-80:2' or '2xa100-80'; a name alone counts once."""
     stripped = text.strip()
-    match = _COUNT_BEHIND.match(stripped) or _COUNT_BEFORE.match(stripped)
+    # Most names have neither, and the expression takes longer than the rest.
+    maybe = ":" in stripped or stripped[:1].isdecimal()
+    match = re.fullmatch(_COUNTED, stripped, re.IGNORECASE) if maybe else None
     if match is None:
         return stripped, 1
-    name, count = match["name"].strip(), match["count"]
+    name, count = (match["name"] or match["behind"]).strip(), match["count" if match["name"] else "before"]
     if not count.isascii() or not count.isdigit() or not 1 <= int(count) <= _MOST_CARDS:
         hint = f"write the number of cards as {name}:2 (1 to {_MOST_CARDS})"
         raise RequestError(f"--gpu {text!r}: {count!r} is not a number of cards", hint=hint)
@@ -32,7 +32,7 @@ def split_count(text: str) -> tuple[str, int]:
 
 def load_gpu(name: str) -> tuple[Device | Node, str]:
     """A card by id, alias or bare size ('24GB'), or a node; with the note its name needs ('' for none)."""
-    if _BARE_SIZE.match(name):
+    if catalog.is_bare_size(name):
         return catalog.device_from_size(name), ""
     found = catalog.resolve("machine", name)
     if found.kind == "nodes":

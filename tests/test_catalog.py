@@ -173,8 +173,8 @@ def test_an_exact_id_opens_one_file() -> None:
     opened = _run(
         "import builtins, sys\nfrom fitcalc import catalog\nimport tomllib, json, fitcalc.architectures.llama\n"
         "real, names = open, []\ndef spy(name, *a, **k):\n    names.append(str(name)); return real(name, *a, **k)\n"
-        "builtins.open = spy\ncatalog.load_device('a100-80-sxm'); print(len(names))\n"
-        "names.clear(); catalog.load_model('llama-3.1-70b'); print(len(names))\n"
-        "names.clear(); catalog.load_device('a100-40'); print(len(names))"
-    ).split()
-    assert opened == ["1", "1", "2"]
+        "builtins.open = spy\ndef told():\n    print(*[name.rpartition('/')[2] for name in names]); names.clear()\n"
+        "catalog.load_device('a100-80-sxm'); told()\ncatalog.load_model('llama-3.1-70b'); told()\n"
+        "catalog.load_device('a100-40'); told()"
+    ).splitlines()
+    assert opened == ["a100-80-sxm.toml parsed.json", "llama-3.1-70b.toml", "index.json a100-40-sxm.toml"]

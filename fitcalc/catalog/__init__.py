@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fitcalc.catalog import building
 from fitcalc.catalog.files import packaged_folder, read_toml, use_folders, user_folders
 from fitcalc.catalog.finding import KINDS, Found, ids, known, resolve
-from fitcalc.catalog.generated import index
+from fitcalc.catalog.generated import indexed
 from fitcalc.catalog.names import canonical
 from fitcalc.catalog.quants import QuantRow, quant_rows
 from fitcalc.errors import ProfileError, UnitError, UnknownNameError
@@ -36,6 +36,7 @@ __all__ = [
     "check",
     "device_from_size",
     "ids",
+    "is_bare_size",
     "known",
     "larger_devices",
     "load_device",
@@ -97,10 +98,15 @@ def _model(content: dict[str, Any], found: Found) -> ModelSpec:
 
 def load_device(name: str) -> Device:
     """The device of an id, an alias, or a bare size of memory ('24GB'); its first note is about the name, if any."""
-    if re.fullmatch(_BARE_SIZE, name, re.IGNORECASE):
+    if is_bare_size(name):
         return device_from_size(name)
     device: Device = _built(resolve("device", name))
     return device
+
+
+def is_bare_size(name: str) -> bool:
+    """'24GB': a device known by its memory only."""
+    return name.lstrip()[:1].isdecimal() and re.fullmatch(_BARE_SIZE, name, re.IGNORECASE) is not None
 
 
 def load_node(name: str) -> Node:
@@ -251,7 +257,7 @@ def larger_devices(device: Device) -> tuple[str, ...]:
     mine = [device.kind, device.segment, device.vendor]
     more = [
         (round(size / GIB), price is None, price, name)
-        for name, (*same, size, price) in index("sizes/gpus").items()
+        for name, (*same, size, price) in indexed("sizes/gpus").items()
         if same == mine and (size or 0) > (device.usable_bytes or 0)
     ]
     return tuple(name for *_, name in sorted(more, key=lambda card: (card[0], card[1], card[2] or 0, card[3])))
@@ -261,7 +267,7 @@ def smaller_models(model: ModelSpec) -> tuple[str, ...]:
     """Models with clearly fewer parameters: first those whose ids begin most like its own, then of its model type."""
     rows = [
         (count, name)
-        for name, (family, model_type, count) in index("sizes/models").items()
+        for name, (family, model_type, count) in indexed("sizes/models").items()
         if count
         and (family == model.family or model_type == model.model_type or _alike(name, model.id) >= _SAME_SERIES)
     ]

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from fitcalc.catalog.files import packaged_folder, read_toml, stems, user_folders
-from fitcalc.catalog.generated import index
+from fitcalc.catalog.generated import indexed
 from fitcalc.catalog.names import canonical, canonical_device, closest, is_stem
 from fitcalc.errors import FitcalcError, ProfileError, UnknownNameError
 from fitcalc.frozen import dataclass
@@ -136,12 +136,15 @@ def _by_alias(kind: str, name: str) -> Found | None:
 
 def _reading(kind: str, name: str, key: str, profile: str) -> str:
     """What to say when a spelling matched that could have meant something else."""
-    if "/" in key and key not in index(f"repositories/{kind}"):
+    if "/" in key and key not in indexed(f"repositories/{kind}"):
         return f"{name}: tensor shapes are those of {profile}; its own context limit may differ"
-    point = re.compile(r"\d\.\d")
-    if key == key_of(kind, profile) and point.search(profile) and not point.search(name):
+    if "." in profile and key == key_of(kind, profile) and _has_point(profile) and not _has_point(name):
         return f"{name} is read as {profile}"
     return ""
+
+
+def _has_point(name: str) -> bool:
+    return re.search(r"\d\.\d", name) is not None
 
 
 def _by_bare_name(kind: str, name: str) -> Found | None:
@@ -167,7 +170,7 @@ def _joined(*notes: str) -> str:
 
 
 def _packaged_keys(kind: str) -> Keys:
-    return index(kind), index(f"notes/{kind}")
+    return indexed(kind), indexed(f"notes/{kind}")
 
 
 @cache

@@ -20,7 +20,7 @@ _decoder = JSONDecoder()
 
 
 @cache
-def index(section: str) -> dict[str, Any]:
+def indexed(section: str) -> dict[str, Any]:
     """A section of the index (see catalog.index); {} where there is none of that name."""
     found: dict[str, Any] | None = _entry(INDEX, section, "{")
     return {} if found is None else found

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 _TOKEN = re.compile(r"[^\W\d_]+|\d+")
-_STEM = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_STEM_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-")
 _MAKERS = frozenset({"nvidia", "geforce", "amd", "radeon", "intel", "apple", "tesla", "instinct", "google", "aws"})
 _SIZE_WORDS = frozenset({"gb", "gib"})
 _SUGGESTIONS = 3
@@ -14,7 +14,7 @@ _SUGGESTIONS = 3
 
 def is_stem(text: str) -> bool:
     """Can `text` be a profile's id, and thus a file's stem? (No separators of paths.)"""
-    return _STEM.fullmatch(text) is not None
+    return bool(text) and text[0] not in "._-" and _STEM_CHARACTERS.issuperset(text)
 
 
 def canonical(name: str) -> str:

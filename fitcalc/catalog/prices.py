@@ -15,7 +15,7 @@ from typing import Any
 
 from fitcalc.catalog.files import packaged_folder, read_toml, stems, user_folders
 from fitcalc.catalog.finding import key_of
-from fitcalc.catalog.generated import index
+from fitcalc.catalog.generated import indexed
 from fitcalc.errors import ProfileError
 from fitcalc.frozen import dataclass, replace
 from fitcalc.spec.price import ApiPrice, Electricity, Offer, PriceBook, Purchase
@@ -81,7 +81,7 @@ def book_from_file(path: str) -> PriceBook:
 
 def _node_of(offer: Offer) -> str:
     """The node of the catalogue that an instance is, if any."""
-    found: str = index("nodes").get(key_of("nodes", offer.instance), "")
+    found: str = indexed("nodes").get(key_of("nodes", offer.instance), "")
     return found
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from fitcalc.catalog.files import read_toml, stems, user_folders
-from fitcalc.catalog.generated import index
+from fitcalc.catalog.generated import indexed
 from fitcalc.errors import FitcalcError
 
 
@@ -25,7 +25,7 @@ class QuantRow(NamedTuple):
 
 def quant_rows() -> dict[str, QuantRow]:
     """Quantization id -> row, sorted by id; the user's own profiles win over the packaged ones."""
-    packaged = {name: QuantRow(name, *row) for name, row in index("sizes/quants").items()}
+    packaged = {name: QuantRow(name, *row) for name, row in indexed("sizes/quants").items()}
     return dict(sorted((packaged | _user_rows(user_folders())).items()))
 
 

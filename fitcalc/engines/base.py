@@ -7,7 +7,6 @@ An engine module defines the functions of `Engine` below at module level. `conte
 from __future__ import annotations
 
 import re
-import shlex
 from typing import Any, Protocol
 
 from fitcalc.errors import UnknownNameError
@@ -113,6 +112,10 @@ def repository(model: ModelSpec, scheme: Scheme) -> str:
     return placeholder(f"{article}-{scheme.id.upper()}-repository-of-{model.name}")
 
 
+_PLAIN_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_")
+"""What a shell takes as it stands."""
+
+
 def placeholder(said: str) -> str:
     """'<said>' as something to replace by hand: one word, whatever a model's name holds."""
     return f"<{re.sub(r'[^A-Za-z0-9._-]+', '-', said)}>"
@@ -120,12 +123,17 @@ def placeholder(said: str) -> str:
 
 def is_placeholder(word: str) -> bool:
     """A word that `placeholder` made."""
-    return re.fullmatch(r"<[A-Za-z0-9._-]+>", word) is not None
+    return word.startswith("<") and re.fullmatch(r"<[A-Za-z0-9._-]+>", word) is not None
 
 
 def as_word(text: str) -> str:
     """The text as one word of a shell's command; a placeholder stays readable, for it is meant to be replaced."""
-    return text if is_placeholder(text) else shlex.quote(text)
+    if (text and _PLAIN_CHARACTERS.issuperset(text)) or is_placeholder(text):
+        return text
+    # Not at the top: hardly any word needs it.
+    import shlex
+
+    return shlex.quote(text)
 
 
 def elem_bytes_of(scheme: Scheme) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -157,7 +156,7 @@ def _extra_flags(prepared: Prepared) -> list[str]:
     if options["speculative_config"]:
         from fitcalc.engines.vllm_draft import command_text
 
-        parts.append(f"--speculative-config {shlex.quote(command_text(prepared.workload))}")
+        parts.append(f"--speculative-config {as_word(command_text(prepared.workload))}")
     return parts
 
 

@@ -15,7 +15,6 @@ from fitcalc.spec.model import Tensor
 from fitcalc.spec.quant import is_harmless
 
 _WRAPPERS = ("model", "language_model", "transformer", "backbone", "text_model")
-_NUMBER = re.compile(r"[0-9]|\\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +23,15 @@ class Patterns:
 
     numbered: frozenset[str]
     """Paths from the root that name a layer."""
+    runs: frozenset[str]
+    """Runs of parts without a number: they hold for all layers alike."""
     alike: re.Pattern[str] | None
-    """What holds for all layers alike: runs of parts and wildcards without a number."""
+    """Wildcards without a number."""
     wild: re.Pattern[str] | None
     """Wildcards that name layers."""
 
     def __bool__(self) -> bool:
-        return bool(self.numbered or self.alike or self.wild)
+        return bool(self.numbered or self.runs or self.alike or self.wild)
 
 
 def bare(path: str) -> str:
@@ -58,12 +59,9 @@ def compiled(patterns: Iterable[str]) -> Patterns:
         elif any(part.isdigit() for part in path.split(".")):
             numbered.add(path)
         elif path:
-            runs.add(re.escape(path))
-    by_layer = {expression for expression in expressions if _NUMBER.search(expression)}
-    alike = expressions - by_layer
-    if runs:
-        alike.add(rf"(?:.*\.)?(?:{'|'.join(sorted(runs))})(?:\..*)?$")
-    return Patterns(frozenset(numbered), _either(alike), _either(by_layer))
+            runs.add(path)
+    by_layer = {expression for expression in expressions if re.search(r"[0-9]|\\d", expression)}
+    return Patterns(frozenset(numbered), frozenset(runs), _either(expressions - by_layer), _either(by_layer))
 
 
 def _either(expressions: set[str]) -> re.Pattern[str] | None:
@@ -74,7 +72,10 @@ def matching_layers(patterns: Patterns, tensor: Tensor) -> frozenset[int]:
     """The layers of the tensor whose module a pattern names; {0} or nothing for a tensor outside the layers."""
     every = tensor.layers or (0,)
     module = tensor.name.removesuffix(".weight").replace("{expert}", "0")
-    if patterns.alike and _is_named(patterns.alike, module.replace("{layer}", "0")):
+    first = module.replace("{layer}", "0")
+    if any(f".{run}." in f".{first}." for run in patterns.runs):
+        return frozenset(every)
+    if patterns.alike and _is_named(patterns.alike, first):
         return frozenset(every)
     if not patterns.numbered and not patterns.wild:
         return frozenset()

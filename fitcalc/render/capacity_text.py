@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 
 from fitcalc.render.command import wrap_command
 from fitcalc.render.cost_text import usd
 from fitcalc.render.style import Style, plain
 from fitcalc.render.text import labelled
+from fitcalc.render.wrapping import wrap
 from fitcalc.spec.capacity_report import CapacityReport, Fleet, Latency
 from fitcalc.spec.cost_report import RentOffer
 from fitcalc.spec.report import Estimate
@@ -20,7 +20,7 @@ _INDENT = 2
 def capacity_text(report: CapacityReport, style: Style) -> str:
     """The whole report; every line stays within the style's width unless a single word is longer."""
     sections = [
-        [style.paint(line, "bold") for line in textwrap.wrap(_title(report), style.width)],
+        [style.paint(line, "bold") for line in wrap(_title(report), style.width)],
         list(_load_lines(report, style)),
         list(_fleet_lines(report, style)),
         list(_cost_lines(report, style)),
@@ -112,7 +112,7 @@ def _choice_lines(report: CapacityReport, style: Style) -> Iterator[str]:
     for choice in report.choices:
         start = f"  {choice.devices_per_replica:<13}{choice.quant or '':<14}"
         if choice.replicas is None:
-            first, *rest = textwrap.wrap(choice.reason, max(style.width - len(start), 20))
+            first, *rest = wrap(choice.reason, max(style.width - len(start), 20))
             yield start + first
             yield from (" " * len(start) + line for line in rest)
             continue

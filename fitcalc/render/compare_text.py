@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 
 from fitcalc.render.recommend_text import rate, rise, usd
 from fitcalc.render.style import Style, plain
+from fitcalc.render.wrapping import wrap
 from fitcalc.spec.report import Estimate
 from fitcalc.spec.selection import Compared, CompareReport
 from fitcalc.units import format_gib
@@ -62,7 +62,7 @@ def compare_text(report: CompareReport, style: Style) -> str:
     title = " · ".join(_cell(report.columns[0], label) for label in order)
     per_block = max((style.width - _LABEL - 2) // _LEAST_COLUMN, 1)
     blocks = [report.columns[start : start + per_block] for start in range(0, len(report.columns), per_block)]
-    sections = [textwrap.wrap(title, style.width)] if title else []
+    sections = [wrap(title, style.width)] if title else []
     sections += [list(_block(block, set(shared), style)) for block in blocks]
     text = "\n\n".join("\n".join(lines) for lines in sections)
     return text if style.blocks else plain(text)
@@ -82,7 +82,7 @@ def _block(columns: tuple[Compared, ...], shared: set[str], style: Style) -> Ite
 
 
 def _line(label: str, cells: list[str], width: int, style: Style, *, bold: bool = False) -> Iterator[str]:
-    wrapped = [textwrap.wrap(cell, width, break_on_hyphens=False) or [""] for cell in cells]
+    wrapped = [wrap(cell, width) or [""] for cell in cells]
     for row in range(max(map(len, wrapped))):
         parts = [f"{lines[row] if row < len(lines) else '':<{width}}" for lines in wrapped]
         text = f"  {label if row == 0 else '':<{_LABEL}}{'  '.join(parts)}".rstrip()

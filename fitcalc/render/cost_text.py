@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 
 from fitcalc.render.style import Style, plain
+from fitcalc.render.wrapping import wrap
 from fitcalc.spec.cost_report import BreakEven, CostReport, Own, Rent, RentOffer
 from fitcalc.spec.report import Estimate
 
@@ -20,7 +20,7 @@ def cost_text(report: CostReport, style: Style) -> str:
     asked = report.inputs
     title = " · ".join([asked["model_name"], asked["quant_name"], asked["engine_name"], asked["devices_name"]])
     sections = [
-        [style.paint(line, "bold") for line in textwrap.wrap(title, style.width)],
+        [style.paint(line, "bold") for line in wrap(title, style.width)],
         list(_load_lines(report, style)),
         list(_rent_lines(report, style)),
         list(_own_lines(report.own, style)) if report.own else [],
@@ -52,7 +52,7 @@ def _rent_lines(report: CostReport, style: Style) -> Iterator[str]:
     for offer in report.offers[:_MOST_OFFERS]:
         price, place = f"{usd(offer.usd_per_h)}/h", _place(offer)
         room = style.width - _LABEL - 2 - 11
-        first, *rest = textwrap.wrap(place, room, break_on_hyphens=False)
+        first, *rest = wrap(place, room)
         yield " " * (_LABEL + 2) + f"{price:>10} {first}"
         yield from (" " * (_LABEL + 2 + 11) + line for line in rest)
     more = len(report.offers) - _MOST_OFFERS
@@ -112,7 +112,7 @@ def _api_lines(report: CostReport, style: Style) -> Iterator[str]:
         yield f"  {name:<{width}}{figures}" + "".join(f"{_from(found[index]):>15}" for _, found in shown)
     if shown:
         said = "renting, buying from: tokens a day from which on one replica is cheaper, and how busy it then is"
-        yield from (f"  {style.paint(line, 'dim')}" for line in textwrap.wrap(said, style.width - 2))
+        yield from (f"  {style.paint(line, 'dim')}" for line in wrap(said, style.width - 2))
 
 
 def _from(found: BreakEven | None) -> str:
@@ -151,6 +151,6 @@ def count(value: float) -> str:
 def _labelled(label: str, text: str, style: Style, *looks: str) -> Iterator[str]:
     if not text:
         return
-    lines = textwrap.wrap(text, style.width - _LABEL - 2, break_on_hyphens=False)
+    lines = wrap(text, style.width - _LABEL - 2)
     yield f"  {style.paint(f'{label:<{_LABEL - 2}}', *looks)}  {lines[0]}"
     yield from (" " * (_LABEL + 2) + line for line in lines[1:])

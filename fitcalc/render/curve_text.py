@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 
 from fitcalc.render.style import Style, plain
+from fitcalc.render.wrapping import wrap
 from fitcalc.spec.curve import Curve, CurvePoint, Within
 from fitcalc.spec.report import Estimate
 
@@ -34,7 +34,7 @@ def curve_text(curve: Curve, style: Style) -> str:
         sections += [list(_table(curve, style)), list(_sketch(curve, style))]
     if curve.within is not None:
         words = _within_words(curve, curve.within)
-        sections.insert(2, textwrap.wrap(words, style.width, initial_indent="  ", subsequent_indent="  "))
+        sections.insert(2, wrap(words, style.width, initial_indent="  ", subsequent_indent="  "))
     text = "\n\n".join("\n".join(lines) for lines in sections if lines)
     return text if style.blocks else plain(text)
 
@@ -42,9 +42,9 @@ def curve_text(curve: Curve, style: Style) -> str:
 def _title(curve: Curve, style: Style) -> Iterator[str]:
     asked = curve.inputs
     name = " · ".join([asked["model_name"], asked["quant_name"], asked["engine_name"], asked["devices_name"]])
-    for line in textwrap.wrap(name, style.width, subsequent_indent="  "):
+    for line in wrap(name, style.width, subsequent_indent="  "):
         yield style.paint(line, "bold")
-    yield from textwrap.wrap(_asked_words(curve), style.width, initial_indent="  ", subsequent_indent="  ")
+    yield from wrap(_asked_words(curve), style.width, initial_indent="  ", subsequent_indent="  ")
 
 
 def _asked_words(curve: Curve) -> str:

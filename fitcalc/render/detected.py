@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from fitcalc.render.style import Style, plain
+from fitcalc.render.wrapping import wrap
 from fitcalc.spec.detected import Detection, FoundGpu, FoundRam, Measured
 from fitcalc.spec.hardware import Device
 from fitcalc.units import GIB, MIB, format_gib
@@ -28,7 +28,7 @@ def detected_text(found: Detection, measured: Sequence[Measured], style: Style) 
     rows += [("measured" if index == 0 else "", measured_words(one)) for index, one in enumerate(measured)]
     options = options_of(found)
     rows += [("", ""), ("as options", options)] if options else []
-    title = textwrap.wrap(f"{found.board or 'This machine'}: {place}", style.width)
+    title = wrap(f"{found.board or 'This machine'}: {place}", style.width)
     lines = [style.paint(line, "bold") for line in title]
     lines += ["", *(line for label, words in rows for line in _row(label, words, style))]
     text = "\n".join(line.rstrip() for line in lines)
@@ -185,6 +185,6 @@ def measured_words(one: Measured) -> str:
 def _row(label: str, words: str, style: Style) -> list[str]:
     """A label and its words, folded into lines below each other."""
     room = max(style.width - _LABEL_COLUMNS - 2, 20)
-    lines = textwrap.wrap(words, room, break_long_words=False, break_on_hyphens=False) or [""]
+    lines = wrap(words, room) or [""]
     first = f"  {style.paint(label.ljust(_LABEL_COLUMNS), 'dim')}{lines[0]}"
     return [first, *(" " * (_LABEL_COLUMNS + 2) + line for line in lines[1:])]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import textwrap
 from collections.abc import Iterator
 
 from fitcalc.render.style import Style, plain
+from fitcalc.render.wrapping import wrap
 from fitcalc.spec.report import Estimate
 from fitcalc.spec.selection import Plan, RecommendReport
 from fitcalc.units import format_asked
@@ -53,7 +53,7 @@ def _title(report: RecommendReport, style: Style) -> Iterator[str]:
         "local engines only" if asked["offline"] else "",
     ]
     said = f"{asked['model_name']} · " + ", ".join(limit for limit in limits if limit)
-    yield from (style.paint(line, "bold") for line in textwrap.wrap(said, style.width))
+    yield from (style.paint(line, "bold") for line in wrap(said, style.width))
 
 
 def _taken(report: RecommendReport, style: Style) -> Iterator[str]:
@@ -63,7 +63,7 @@ def _taken(report: RecommendReport, style: Style) -> Iterator[str]:
         return
     kv = f", cache in {best.kv_dtype}" if "--kv-dtype" in best.ask else ""
     named = f"{best.quant_name} on {best.devices_name} with {best.engine_name}{kv}"
-    lines = textwrap.wrap(named, style.width - 15)
+    lines = wrap(named, style.width - 15)
     yield f"  {style.paint('RECOMMENDED', 'bold', 'green')}  {lines[0]}"
     yield from (f"{'':15}{line}" for line in lines[1:])
     for index, reason in enumerate(report.reasons):
@@ -98,7 +98,7 @@ def choice_lines(plans: tuple[Plan, ...], style: Style) -> Iterator[str]:
     room = max(style.width - sum(widths) - 2 * len(widths) - 2, 12)
     yield style.paint(_row(("machine", *head), (room, *widths)), "dim")
     for plan, row in zip(plans, rows, strict=True):
-        first, *rest = textwrap.wrap(plan.devices_name, room, break_on_hyphens=False) or [""]
+        first, *rest = wrap(plan.devices_name, room) or [""]
         yield _row((first, *row), (room, *widths)).rstrip()
         yield from (f"    {line}" for line in rest)
 
@@ -117,13 +117,11 @@ def _rejected(report: RecommendReport, style: Style) -> Iterator[str]:
         what = _REASONS[one.reason] + (f" ({one.term.replace('_', ' ')})" if one.term else "")
         nearest = "such as" if one.reason in ("dominated", "unsupported") else "nearest:"
         said = f"{one.plans:,} {what}; {nearest} {one.example}"
-        yield from textwrap.wrap(
-            said, style.width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
-        )
+        yield from wrap(said, style.width, initial_indent="  ", subsequent_indent="    ")
 
 
 def _labelled(label: str, text: str, style: Style) -> Iterator[str]:
-    lines = textwrap.wrap(text, style.width - _LABEL - 2, break_on_hyphens=False, break_long_words=False)
+    lines = wrap(text, style.width - _LABEL - 2)
     for index, line in enumerate(lines):
         yield f"  {label if index == 0 else '':<{_LABEL}}{line}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 
 from fitcalc.ledger import Term
@@ -10,6 +9,7 @@ from fitcalc.render.command import wrap_command
 from fitcalc.render.loss import quality_words
 from fitcalc.render.pool import pool_text, rank_words
 from fitcalc.render.style import Style, plain
+from fitcalc.render.wrapping import shorten, wrap
 from fitcalc.spec.report import DeviceReport, Estimate, FitReport
 from fitcalc.units import GIB, KIB, MIB, format_asked, format_gib, format_params
 
@@ -58,7 +58,7 @@ def _title(report: FitReport, style: Style) -> str:
     if recommended is not None:
         parts += [report.inputs["quant_name"], report.inputs["engine_name"]]
     parts.append(report.inputs["devices_name"])
-    lines = textwrap.wrap(" · ".join(parts), style.width, subsequent_indent="  ")
+    lines = wrap(" · ".join(parts), style.width, subsequent_indent="  ")
     return "\n".join(style.paint(line, "bold") for line in lines)
 
 
@@ -75,7 +75,7 @@ def verdict_lines(report: FitReport, asked: str, style: Style) -> Iterator[str]:
     """The verdict, what was asked in words, and the room that is left."""
     word, color = _VERDICTS[report.verdict]
     lead = "  " + style.paint(word, "bold", color) + " " * max(2, _LABEL - len(word))
-    body = textwrap.wrap(f"{asked}{_room(report)}", style.width - max(_LABEL, len(word)) - 4)
+    body = wrap(f"{asked}{_room(report)}", style.width - max(_LABEL, len(word)) - 4)
     yield lead + body[0]
     yield from (" " * (len(word) + 2 + max(2, _LABEL - len(word))) + line for line in body[1:])
 
@@ -130,7 +130,7 @@ def _device_lines(group: list[DeviceReport], report: FitReport, style: Style) ->
     capacity = "size not given" if usable is None else f"{usable / GIB:,.1f} GiB usable"
     if device.capacity_bytes and usable and device.capacity_bytes - usable > GIB // 20:
         capacity += f" of {device.capacity_bytes / GIB:,.1f}"
-    *first, last = textwrap.wrap(name, style.width - 4)
+    *first, last = wrap(name, style.width - 4)
     yield from ("  " + style.paint(line, "bold") for line in first)
     if len(last) + len(capacity) + 4 > style.width:
         yield "  " + style.paint(last, "bold")
@@ -155,7 +155,7 @@ def _term_line(term: Term, width: int, style: Style, about: str) -> str:
     room = style.width - len(head)
     if room < 16 or not about:
         return head.rstrip()
-    return head + style.paint(textwrap.shorten(about, room, placeholder=" …"), "dim")
+    return head + style.paint(shorten(about, room), "dim")
 
 
 def _about_term(term: Term, report: FitReport) -> str:
@@ -234,7 +234,7 @@ def _bar(device: DeviceReport, style: Style) -> str:
 
 def note_text(note: str, style: Style) -> str:
     """'note: …', its further lines indented."""
-    lines = textwrap.wrap(f"note: {note}", style.width, subsequent_indent=" " * 6, break_on_hyphens=False)
+    lines = wrap(f"note: {note}", style.width, subsequent_indent=" " * 6)
     return "\n".join(lines) if style.blocks else plain("\n".join(lines))
 
 
@@ -318,7 +318,7 @@ def _figure(value: float) -> str:
 
 def labelled(label: str, text: str, style: Style, *, looks: tuple[str, ...] = ()) -> Iterator[str]:
     """A label, and the text behind it with its further lines indented."""
-    lines = textwrap.wrap(text, style.width - _LABEL - 2, break_on_hyphens=False) or [""]
+    lines = wrap(text, style.width - _LABEL - 2) or [""]
     yield f"  {style.paint(f'{label:<{_LABEL - 2}}', *looks)}  {lines[0]}"
     yield from (" " * (_LABEL + 2) + line for line in lines[1:])
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from fitcalc.render.command import wrap_command
 from fitcalc.render.style import Style, plain
 from fitcalc.render.text import device_sections, labelled, verdict_lines
+from fitcalc.render.wrapping import wrap
 from fitcalc.spec.report import Estimate
 from fitcalc.spec.training import Duration, FinetuneReport, Training
 from fitcalc.units import format_params
@@ -31,14 +32,13 @@ def training_text(report: FinetuneReport, style: Style) -> str:
 
 
 def _title(report: FinetuneReport, style: Style) -> Iterator[str]:
-    import textwrap
 
     asked = report.inputs
     shards = {"none": "", "fsdp": " · FSDP"}.get(asked["sharding"], f" · ZeRO-{asked['sharding'][-1]}")
     rank = f" · rank {asked['rank']}" if asked["rank"] else ""
     line = f"{report.model['name']} · {asked['quant_name']}{rank}{shards} · {asked['devices_name']}"
-    yield from (style.paint(text, "bold") for text in textwrap.wrap(line, style.width, subsequent_indent="  "))
-    yield from (style.paint(text, "dim") for text in textwrap.wrap(asked["settings"], style.width))
+    yield from (style.paint(text, "bold") for text in wrap(line, style.width, subsequent_indent="  "))
+    yield from (style.paint(text, "dim") for text in wrap(asked["settings"], style.width))
 
 
 def _facts(report: FinetuneReport, style: Style) -> Iterator[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import textwrap
 from collections.abc import Iterator
 
 from fitcalc.render.recommend_text import rate, rise
 from fitcalc.render.style import Style, plain
+from fitcalc.render.wrapping import wrap
 from fitcalc.spec.selection import Runnable, WhichReport
 from fitcalc.units import format_asked, format_params
 
@@ -24,7 +24,7 @@ def which_text(report: WhichReport, style: Style, most: int) -> str:
     asked = report.inputs
     use = f"{asked['use']} models" if asked["use"] else "all text models"
     said = f"{asked['devices_name']} · {use} · {format_asked(asked['context_tokens'], asked['concurrency'])}"
-    lines = [style.paint(line, "bold") for line in textwrap.wrap(said, style.width)]
+    lines = [style.paint(line, "bold") for line in wrap(said, style.width)]
     well = [one for one in report.models if one.runs_well]
     poor = [one for one in report.models if not one.runs_well]
     body = list(_table([*well, *poor][:most], style))
@@ -36,7 +36,7 @@ def which_text(report: WhichReport, style: Style, most: int) -> str:
             "",
             *body,
             *([""] if body else []),
-            *textwrap.wrap(count, style.width, initial_indent="  ", subsequent_indent="  "),
+            *wrap(count, style.width, initial_indent="  ", subsequent_indent="  "),
         ]
     )
     return text if style.blocks else plain(text)

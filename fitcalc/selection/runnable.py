@@ -8,7 +8,7 @@ from typing import Any
 
 from fitcalc import __version__, arguments, catalog
 from fitcalc.api import machine_asked
-from fitcalc.catalog.generated import index
+from fitcalc.catalog.generated import indexed
 from fitcalc.choice import USEFUL_TOKENS_PER_S, Looked, device_list, look_at
 from fitcalc.errors import FitcalcError, RequestError
 from fitcalc.machine import device_counts, machine_label
@@ -93,7 +93,7 @@ def _rule(use: str | None) -> dict[str, Any]:
 
 def _models(rule: dict[str, Any]) -> Iterator[ModelSpec]:
     """Decoders whose bytes are known and that hold every line of the rule."""
-    for name, (_, _, params) in index("sizes/models").items():
+    for name, (_, _, params) in indexed("sizes/models").items():
         named = rule.get("tuned_for")
         if (named and not any(word in name for word in named)) or any(word in name for word in rule.get("without", ())):
             continue

@@ -257,8 +257,8 @@ def is_harmless(pattern: str) -> bool:
 
 def split_group(name: str) -> tuple[str, int]:
     """('gptq', 32) from 'gptq-g32'; ('gptq', 0) where no group size is given."""
-    match = re.fullmatch(r"(?P<base>.+?)-g(?P<group>\d+)", name)
-    return (match["base"], int(match["group"])) if match else (name, 0)
+    base, _, group = name.rpartition("-g")
+    return (base, int(group)) if base and group.isascii() and group.isdecimal() else (name, 0)
 
 
 def with_group(scheme: Scheme, group_elems: int) -> Scheme:
