@@ -14,7 +14,10 @@ def main() -> None:
     gc.set_threshold(_COLLECT_AFTER_OBJECTS)
     from fitcalc.cli import run
 
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    # Nothing is left to be freed by hand: the interpreter would look through all objects on its way out.
+    gc.freeze()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -80,8 +80,8 @@ def reasons(request: Request, case: Case, nearest: Looked | None, verdict: Verdi
         in_ram = bool(moves & (case.workload.options.keys() - request.options.keys()))
         how = "with more of it in RAM" if in_ram else "at higher quality"
         yield f"{nearest.case.scheme.name} fits too, {how}{_slower(request, case, nearest)}"
-    elif (nearest.row.headroom_bytes or 0) < 0:
-        yield f"the next better one, {nearest.case.scheme.name}, lacks {format_gib(-(nearest.row.headroom_bytes or 0))}"
+    elif (nearest.headroom_bytes or 0) < 0:
+        yield f"the next better one, {nearest.case.scheme.name}, lacks {format_gib(-(nearest.headroom_bytes or 0))}"
     else:
         yield f"the next better one, {nearest.case.scheme.name}, is tight here"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from typing import Any
 
 from fitcalc import ledger
@@ -28,11 +29,17 @@ _USUAL_BITS = 4
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """A plan that was looked at: its case, its verdict, and its row in the table of quantizations."""
+    """A plan that was looked at: its case, its verdict, its room, and its row in the table of quantizations."""
 
     case: Case
     verdict: Verdict
-    row: QuantChoice
+    headroom_bytes: int | None
+    make_row: Callable[[], QuantChoice]
+
+    @property
+    def row(self) -> QuantChoice:
+        """Made when it is first asked for: the largest context and the speed take longer than the verdict."""
+        return self.make_row()
 
 
 def look_at(request: Request, row: QuantRow) -> Looked | None:
@@ -47,22 +54,25 @@ def look_at(request: Request, row: QuantRow) -> Looked | None:
 
 def looked_at(request: Request, case: Case) -> Looked:
     """A plan with its verdict and its row of the table."""
-    entries = case.ledgers(request.context_tokens, request.concurrency)
-    headroom = judge.tightest_headroom(entries)
-    bounded = headroom is not None and not case.model.is_unbounded and not case.model.makes_images
+    headroom = judge.tightest_headroom(case.ledgers(request.context_tokens, request.concurrency))
     verdict = judge.verdict_of(case, request.context_tokens, request.concurrency)
+    return Looked(case, verdict, headroom, cache(partial(_row, request, case, verdict, headroom)))
+
+
+def _row(request: Request, case: Case, verdict: Verdict, headroom_bytes: int | None) -> QuantChoice:
+    context, concurrency = request.context_tokens, request.concurrency
+    bounded = headroom_bytes is not None and not case.model.is_unbounded and not case.model.makes_images
     runs = verdict in ("fits", "tight")
-    shown = QuantChoice(
+    return QuantChoice(
         quant=case.scheme.id,
         engine=case.profile.id,
         weights_bytes=weights_of(case),
-        total_bytes=max(ledger.total_bytes(entry.terms) for entry in entries),
-        headroom_bytes=headroom,
-        max_context_tokens=judge.max_context_tokens(case, request.concurrency) if bounded else None,
+        total_bytes=max(ledger.total_bytes(entry.terms) for entry in case.ledgers(context, concurrency)),
+        headroom_bytes=headroom_bytes,
+        max_context_tokens=judge.max_context_tokens(case, concurrency) if bounded else None,
         verdict=verdict,
-        decode_tokens_per_s=decode_tokens_per_s(case, request.context_tokens, request.concurrency) if runs else None,
+        decode_tokens_per_s=decode_tokens_per_s(case, context, concurrency) if runs else None,
     )
-    return Looked(case, verdict, shown)
 
 
 def survey(request: Request) -> tuple[Looked, ...]:

@@ -76,7 +76,7 @@ def _frozen(plain: type[Any]) -> type[Any]:
             **_SHARED,
             "_values": staticmethod(values),
             "_defaults": getattr(plain.__base__, "_defaults", {}) | defaults,
-            "_made": 0,
+            "_made": [0],
             "__dataclass_fields__": _Described(plain),
             "__dataclass_params__": _Described(plain),
             "__signature__": _Described(plain),
@@ -120,24 +120,20 @@ def _describe(plain: type[Any]) -> None:
 def _init(self: Any, *values: Any, **named: Any) -> None:
     """Sets the slots past the refusing `__setattr__`; what is not the plain case is left to a written `__init__`."""
     cls = type(self)
-    names, defaults = cls.__match_args__, cls._defaults
-    cls._made += 1
-    given = len(values)
-    rest = names[given:]
-    missing = [name for name in rest if name not in named and name not in defaults]
-    odd = missing or given > len(names) or not named.keys() <= set(rest)
-    if odd or cls._made > _WRITTEN_AFTER_OBJECTS:
+    names, made = cls.__match_args__, cls._made
+    made[0] += 1
+    if named or len(values) < len(names):
+        by_name = cls._defaults | dict(zip(names, values, strict=False)) | named
+        odd = len(by_name) != len(names) or not named.keys().isdisjoint(names[: len(values)])
+        ordered: Any = () if odd else [by_name[name] for name in names if name in by_name]
+    else:
+        ordered = values
+    if len(ordered) != len(names) or made[0] > _WRITTEN_AFTER_OBJECTS:
         cls.__init__ = _written_init(cls)
         cls.__init__(self, *values, **named)
         return
-    for set_slot, value in zip(cls._setters, values, strict=False):
-        set_slot(self, value)
-    for name, set_slot in zip(rest, cls._setters[given:], strict=True):
-        set_slot(self, named[name] if name in named else _default(defaults[name]))
-
-
-def _default(value: Any) -> Any:
-    return value.make() if isinstance(value, _Anew) else value
+    for set_slot, value in zip(cls._setters, ordered, strict=True):
+        set_slot(self, value.make() if value.__class__ is _Anew else value)
 
 
 def _written_init(cls: Any) -> Any:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from fitcalc import catalog, engines, verdict
 from fitcalc.catalog import QuantRow
-from fitcalc.drafts import draft_of
 from fitcalc.engines.options import has_options, settled
 from fitcalc.errors import FitcalcError, RequestError, UnknownNameError, UnsupportedModelError
 from fitcalc.frozen import dataclass, field, replace
@@ -87,6 +86,15 @@ def engine_ids(model: ModelSpec, scheme: Scheme, machine: Machine) -> tuple[str,
     return tuple(engine for engine in order if engine in scheme.engines)
 
 
+def _draft(request: Request) -> tuple[ModelSpec, Scheme] | None:
+    """The model that proposes tokens, where options name one."""
+    if not request.options:
+        return None
+    from fitcalc.drafts import draft_of
+
+    return draft_of(request.options)
+
+
 def workloads(request: Request, engine: EngineProfile) -> Iterator[Workload]:
     """The ways to divide the model over the cards, the engine's natural one first.
 
@@ -96,7 +104,7 @@ def workloads(request: Request, engine: EngineProfile) -> Iterator[Workload]:
     base = Workload(
         request.context_tokens, request.concurrency, request.kv_dtype, request.tensor_parallel or 1,
         request.pipeline_parallel or 1, _options(request, engine), request.data_parallel or 1,
-        bool(request.expert_parallel), draft_of(request.options) if request.options else None, request.media,
+        bool(request.expert_parallel), _draft(request), request.media,
     )  # fmt: skip
     cards = len(request.machine.gpus) // base.data_parallel
     if not engine.splits_tensors or cards < 2:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fitcalc import catalog
 from fitcalc.frozen import dataclass
-from fitcalc.quantization import assign_gguf, gguf_architecture
+from fitcalc.quantization.gguf_tensors import assign_gguf, gguf_architecture
 from fitcalc.spec.model import ModelSpec
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)

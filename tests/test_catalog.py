@@ -177,4 +177,8 @@ def test_an_exact_id_opens_one_file() -> None:
         "catalog.load_device('a100-80-sxm'); told()\ncatalog.load_model('llama-3.1-70b'); told()\n"
         "catalog.load_device('a100-40'); told()"
     ).splitlines()
-    assert opened == ["a100-80-sxm.toml parsed.json", "llama-3.1-70b.toml", "index.json a100-40-sxm.toml"]
+    assert opened == [
+        "a100-80-sxm.toml parsed.json",
+        "llama-3.1-70b.toml parsed.json",
+        "index.json a100-40-sxm.toml parsed.json",
+    ]

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from fitcalc import catalog
 from fitcalc.errors import UnsupportedModelError
-from fitcalc.quantization import assign, assign_gguf, checkpoint_bytes, weights_bytes
+from fitcalc.quantization import assign, checkpoint_bytes, weights_bytes
 from fitcalc.quantization.gguf_recipe import Recipe, more_bits, tensor_type
-from fitcalc.quantization.gguf_tensors import gguf_architecture, gguf_tensors
+from fitcalc.quantization.gguf_tensors import assign_gguf, gguf_architecture, gguf_tensors
 from fitcalc.quantization.stored import Stored, rows_and_cols, stored_bytes, total_bytes
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.quant import Scheme, ggml_from_form

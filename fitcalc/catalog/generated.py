@@ -1,7 +1,7 @@
 """The generated files beside the profiles, read by single entries: index.json (names) and parsed.json (contents).
 
-Both are JSON objects with one key at the start of each line that belongs to them, so that an entry is found by a search
-for its key and the rest is not parsed. `python -m fitcalc.catalog` writes them.
+Both are JSON objects whose own keys stand at the start of lines, so that an entry is found by its key and the rest is
+not parsed; parsed.json has one line per entry, sorted. `python -m fitcalc.catalog` writes them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ _decoder = JSONDecoder()
 @cache
 def indexed(section: str) -> dict[str, Any]:
     """A section of the index (see catalog.index); {} where there is none of that name."""
-    found: dict[str, Any] | None = _entry(INDEX, section, "{")
-    return {} if found is None else found
+    text = _index_text()
+    start = text.find(f'\n"{section}":{{')
+    found: dict[str, Any] = _decoder.raw_decode(text, start + len(section) + 4)[0] if start >= 0 else {}
+    return found
 
 
 def parsed(path: str, raw: bytes) -> dict[str, Any] | None:
@@ -32,24 +34,41 @@ def parsed(path: str, raw: bytes) -> dict[str, Any] | None:
     if not path.startswith(folder):
         return None
     name = path[len(folder) :].replace(os.sep, "/")
-    if not os.path.exists(folder + PARSED):  # it is being made
+    line = _line_of(folder + PARSED, f'"{name}":['.encode())
+    checksum, _, rest = line.partition(b",")
+    if not line or int(checksum) != crc32(raw):
         return None
-    found = _entry(PARSED, name, f"[{crc32(raw)},")
-    return None if found is None else found[1]
+    content: dict[str, Any] = _decoder.raw_decode(rest.decode())[0]
+    return content
 
 
-def _entry(file: str, key: str, opening: str) -> Any:
-    """The value of a key that begins with `opening`; None where there is none."""
-    text = _text(file)
-    start = text.find(f'\n"{key}":{opening}')
-    return None if start < 0 else _decoder.raw_decode(text, start + len(key) + 4)[0]
+def _line_of(path: str, start: bytes) -> bytes:
+    """What follows `start` in the line that begins so, in a file of sorted lines; b"" where there is none.
 
-
-@lru_cache(maxsize=2)
-def _text(file: str) -> str:
-    path = os.path.join(packaged_folder(), file)
+    Found by halving: a start reads some blocks of the file, not all of it.
+    """
     try:
-        with open(path, encoding="ascii") as opened:
+        with open(path, "rb") as file:
+            low, high = 0, file.seek(0, os.SEEK_END)
+            while low < high:
+                middle = (low + high) // 2
+                file.seek(middle)
+                file.readline()
+                first = file.tell()
+                line = file.readline()
+                if line.startswith(start):
+                    return line[len(start) :]
+                low, high = (first, high) if line and line < start else (low, middle)
+    except FileNotFoundError:  # it is being made
+        pass
+    return b""
+
+
+@lru_cache(maxsize=1)
+def _index_text() -> str:
+    path = os.path.join(packaged_folder(), INDEX)
+    try:
+        with open(path, encoding="utf-8") as opened:
             return opened.read()
     except (OSError, ValueError) as error:
         raise ProfileError(f"{path}: {error}", hint="the installation is incomplete; install fitcalc again") from error

@@ -137,8 +137,8 @@ def _is_json(content: Any) -> bool:
 
 
 def _by_lines(entries: dict[str, Any]) -> str:
-    """JSON with every key of `entries` at the start of a line, as catalog.generated looks for them."""
-    return "{\n" + ",\n".join(f"{_json(key)}:{_json(value)}" for key, value in entries.items()) + "\n}\n"
+    """JSON with every key of `entries` at the start of a line, sorted, as catalog.generated looks for them."""
+    return "{\n" + ",\n".join(sorted(f"{_json(key)}:{_json(value)}" for key, value in entries.items())) + "\n}\n"
 
 
 def _json(value: Any) -> str:

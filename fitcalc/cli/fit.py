@@ -10,6 +10,7 @@ from fitcalc.cli.curve import CURVE_NAMES, curve_options, refuse_without_curve
 from fitcalc.cli.emit import check_kind, emit_option, show_start
 from fitcalc.cli.options import (
     device_options,
+    help_option,
     media_options,
     model_argument,
     online_option,
@@ -33,6 +34,7 @@ from fitcalc.cli.options import (
 @click.option("--imatrix", is_flag=True, help="Types of a GGUF file that was made with an importance matrix.")
 @click.option("--explain", is_flag=True, help="Every term with its formula, its inputs and their sources.")
 @profiles_option
+@help_option
 def command(
     model: str,
     gpu: tuple[str, ...],

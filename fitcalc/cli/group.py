@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fitcalc import __version__
+from fitcalc.cli.options import eager_option, help_option
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -96,7 +97,8 @@ def _profiles_behind(args: list[str]) -> list[str]:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     subcommand_metavar="MODEL [OPTIONS] | COMMAND",
 )
-@click.version_option(__version__, "--version", prog_name="fitcalc")
+@eager_option("--version", text=lambda _context: f"fitcalc, version {__version__}", said="Show the version and exit.")
+@help_option
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Will MODEL fit, what is each byte for, and which deployment should be started?

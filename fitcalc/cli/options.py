@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
-Completion = Callable[[click.Context, click.Parameter | None, str], list[CompletionItem]]
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    Completion = Callable[[click.Context, click.Parameter | None, str], list[CompletionItem]]
 
 
 def names_completion(*kinds: str) -> Completion:
     """Completes the ids of these kinds of profiles."""
 
     def complete(_ctx: click.Context, _param: click.Parameter | None, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
         from fitcalc.catalog import ids
 
         return [CompletionItem(name) for kind in kinds for name in ids(kind) if name.startswith(incomplete)]
 
     return complete
+
+
+def eager_option(*names: str, text: Callable[[click.Context], str], said: str) -> Callable[..., Any]:
+    """A flag that prints a text and ends, such as --help. click's own ones look for translations of what they say,
+    which costs a start the module `locale`."""
+
+    def show(context: click.Context, _param: click.Parameter, value: bool) -> None:
+        if value and not context.resilient_parsing:
+            click.echo(text(context), color=context.color)
+            context.exit()
+
+    return click.option(*names, is_flag=True, is_eager=True, expose_value=False, callback=show, help=said)
+
+
+help_option = eager_option("--help", "-h", text=click.Context.get_help, said="Show this message and exit.")
 
 
 def model_argument(function: Callable[..., Any]) -> Callable[..., Any]:

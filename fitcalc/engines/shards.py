@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 
 from fitcalc.formulas import runtime, split
@@ -81,6 +80,10 @@ class RankWeights:
 
 def layers_held(layers: Sequence[int], rank: Rank) -> int:
     """How many of a tensor's (or cache kind's) layers lie in the rank's stage; `layers` ascend."""
+    if not layers or (rank.first <= layers[0] and layers[-1] < rank.stop):
+        return len(layers)
+    from bisect import bisect_left
+
     return bisect_left(layers, rank.stop) - bisect_left(layers, rank.first)
 
 

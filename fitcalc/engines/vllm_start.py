@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fitcalc.engines import distributed, division
+from fitcalc.engines import division
 from fitcalc.engines.base import as_word, capability, memory_notes, repository
 from fitcalc.engines.vllm_plan import Prepared
 from fitcalc.errors import RequestError
@@ -142,7 +142,12 @@ def command(prepared: Prepared, context_tokens: int, concurrency: int) -> str:
     if prepared.options["block_size"] != prepared.profile.options["block_size"]:
         parts.append(f"--block-size {prepared.options['block_size']}")
     parts += _extra_flags(prepared)
-    return distributed.vllm_commands(" ".join(parts), prepared.machine, work, prepared.profile)
+    serve = " ".join(parts)
+    if work.ranks == 1:
+        return serve
+    from fitcalc.engines import distributed
+
+    return distributed.vllm_commands(serve, prepared.machine, work, prepared.profile)
 
 
 def _extra_flags(prepared: Prepared) -> list[str]:

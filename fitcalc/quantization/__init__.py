@@ -5,7 +5,6 @@ from __future__ import annotations
 from fitcalc.quantization.as_stored import as_stored
 from fitcalc.quantization.checkpoint import checkpoint_bytes
 from fitcalc.quantization.file_types import assign_file, file_scheme
-from fitcalc.quantization.gguf_tensors import assign_gguf, gguf_architecture
 from fitcalc.quantization.linear_layers import assign_linear, is_own, obeyed
 from fitcalc.quantization.stored import Stored, stored_bytes, total_bytes
 from fitcalc.spec.model import ModelSpec
@@ -14,10 +13,8 @@ from fitcalc.spec.quant import Scheme, split_group, with_group
 __all__ = [
     "Stored",
     "assign",
-    "assign_gguf",
     "checkpoint_bytes",
     "file_scheme",
-    "gguf_architecture",
     "is_own",
     "obeyed",
     "split_group",
@@ -43,6 +40,8 @@ def assign(model: ModelSpec, scheme: Scheme, *, gguf: bool = False, imatrix: boo
 
         return assign_one_type(model, scheme)
     if gguf or scheme.kind == "gguf":
+        from fitcalc.quantization.gguf_tensors import assign_gguf
+
         return assign_gguf(model, scheme, imatrix=imatrix)
     loaded = [tensor for tensor in model.tensors if tensor.part != "mtp"]
     return as_stored(model, scheme, assign_linear(model, scheme, loaded))

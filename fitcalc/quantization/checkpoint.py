@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 
 from fitcalc.quantization.as_stored import is_native
-from fitcalc.quantization.gguf_tensors import assign_gguf
 from fitcalc.quantization.linear_layers import assign_linear
 from fitcalc.quantization.stored import Stored, total_bytes
 from fitcalc.spec.model import ModelSpec
@@ -34,6 +33,8 @@ def checkpoint_bytes(model: ModelSpec, scheme: Scheme, *, gguf: bool = False, im
 
         return total_bytes(assign_one_type(model, scheme), file=True)
     if gguf or scheme.kind == "gguf":
+        from fitcalc.quantization.gguf_tensors import assign_gguf
+
         stored = assign_gguf(model, scheme, imatrix=imatrix, mtp=True)
         header: int = round_up(gguf_header_bytes(model, scheme, stored), 32)
         return header + total_bytes(stored, file=True)
