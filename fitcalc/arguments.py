@@ -54,7 +54,7 @@ def gpu_names(gpu: Any, cpu: str | None) -> list[str] | None:
 
 def _with_unit(name: str) -> None:
     """A bare number is a size that lacks its unit, unless a card is known by that number."""
-    if not re.fullmatch(_UNITLESS, name):
+    if not (name.lstrip()[:1].isdecimal() and re.fullmatch(_UNITLESS, name)):
         return
     number = name.partition(":")[0].strip()
     try:

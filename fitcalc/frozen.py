@@ -63,10 +63,12 @@ class _Anew:
 
 def _frozen(plain: type[Any]) -> type[Any]:
     """The slotted twin of a class whose annotations are its fields."""
+    space = dict(vars(plain))
     own = tuple(plain.__annotations__)
     names = (*getattr(plain.__base__, "__match_args__", ()), *own)
-    taken = {name: value for name, value in vars(plain).items() if name not in (*own, "__dict__", "__weakref__")}
-    defaults = {name: value for name, value in vars(plain).items() if name in own}
+    defaults = {name: space.pop(name) for name in own if name in space}
+    space.pop("__dict__", None)
+    space.pop("__weakref__", None)
     # An attrgetter of one name gives no tuple.
     values = attrgetter(*names) if len(names) > 1 else lambda self: tuple(getattr(self, name) for name in names)
     cls = type(
@@ -74,38 +76,34 @@ def _frozen(plain: type[Any]) -> type[Any]:
         plain.__bases__,
         {
             **_SHARED,
+            "_plain": plain,
             "_values": staticmethod(values),
             "_defaults": getattr(plain.__base__, "_defaults", {}) | defaults,
             "_made": [0],
-            "__dataclass_fields__": _Described(plain),
-            "__dataclass_params__": _Described(plain),
-            "__signature__": _Described(plain),
-            **taken,  # what a class writes itself stays
+            **space,  # what a class writes itself stays
             "__slots__": own,
             "__match_args__": names,
         },
     )
-    cls._setters = tuple(getattr(cls, name).__set__ for name in names)  # type: ignore[attr-defined]
+    cls._setters = [getattr(cls, name).__set__ for name in names]  # type: ignore[attr-defined]
     return cls
 
 
 class _Described:
     """What the standard library asks of a class, made by it when it does."""
 
-    def __init__(self, plain: type[Any]) -> None:
-        self._plain = plain
-
-    def __set_name__(self, owner: type[Any], name: str) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
 
-    def __get__(self, _instance: object, _owner: type[Any]) -> Any:
-        if "__dataclass_fields__" not in vars(self._plain):
-            _describe(self._plain)
+    def __get__(self, _instance: object, owner: Any) -> Any:
+        plain = owner._plain
+        if "__dataclass_fields__" not in vars(plain):
+            _describe(plain)
         if self._name == "__signature__":
             from inspect import signature
 
-            return signature(self._plain)
-        return vars(self._plain)[self._name]
+            return signature(plain)
+        return vars(plain)[self._name]
 
 
 def _describe(plain: type[Any]) -> None:
@@ -188,4 +186,5 @@ _SHARED = {
     "__reduce__": _reduce,
     "__setattr__": _refuse,
     "__delattr__": _refuse,
+    **{name: _Described(name) for name in ("__dataclass_fields__", "__dataclass_params__", "__signature__")},
 }

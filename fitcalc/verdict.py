@@ -7,10 +7,10 @@ concurrency are put in afterwards, so that limits are found by bisection over th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fitcalc import engines, ledger
-from fitcalc.engines.base import DeviceLedger, Engine, kv_block, most_requests
+from fitcalc.engines.base import DeviceLedger, kv_block, most_requests
 from fitcalc.frozen import dataclass
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Machine
@@ -19,6 +19,9 @@ from fitcalc.spec.quant import Scheme
 from fitcalc.spec.report import DeviceReport, KvPool, Limits, Verdict
 from fitcalc.spec.workload import Workload
 from fitcalc.units import GIB, least
+
+if TYPE_CHECKING:
+    from fitcalc.engines.contract import Engine
 
 CONTEXT_CEILING_TOKENS = 2**20
 """Where the search for the largest context stops for models without a limit of their own."""

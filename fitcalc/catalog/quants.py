@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from fitcalc.catalog.files import read_toml, stems, user_folders
 from fitcalc.catalog.generated import indexed
 from fitcalc.errors import FitcalcError
+from fitcalc.frozen import dataclass
 
 
-class QuantRow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class QuantRow:
     """The fields of a Scheme by which quantizations are told apart and ranked."""
 
     id: str

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from fitcalc.engines.base import Engine, capability
+from fitcalc.engines.base import capability
 from fitcalc.engines.options import contradiction
 from fitcalc.spec.engine import EngineProfile
 from fitcalc.spec.hardware import Device, Machine
@@ -13,10 +13,13 @@ from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.quant import Scheme
 from fitcalc.spec.workload import Workload
 
+if TYPE_CHECKING:
+    from fitcalc.engines.contract import Engine
+
 
 def load(profile: EngineProfile) -> Engine:
     """The module that turns this profile into terms."""
-    return cast(Engine, import_module(f"fitcalc.engines.{profile.module}"))
+    return cast("Engine", import_module(f"fitcalc.engines.{profile.module}"))
 
 
 def refusal(

@@ -1,13 +1,13 @@
 """What every engine module hands over: a prepared plan (what does not depend on context and concurrency) and ledgers.
 
-An engine module defines the functions of `Engine` below at module level. `context_tokens` and `concurrency` of
+An engine module defines the functions of engines.contract.Engine at module level. `context_tokens` and `concurrency` of
 `ledgers`, `kv_cache_bytes` and `pool` may be integer arrays: operators, least, most, ceil_div and round_up only.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol
+from typing import Any
 
 from fitcalc.errors import UnknownNameError
 from fitcalc.frozen import dataclass
@@ -17,7 +17,6 @@ from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.quant import Scheme
 from fitcalc.spec.report import LayerShare
-from fitcalc.spec.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,35 +42,6 @@ class Pool:
     kv_bytes: Any
     tokens: Any
     block_tokens: int
-
-
-class Engine(Protocol):
-    """A module of fitcalc.engines. `Any` stands for the module's own frozen Prepared."""
-
-    def refusal(
-        self, model: ModelSpec, scheme: Scheme, machine: Machine, workload: Workload, profile: EngineProfile
-    ) -> str | None:
-        """Why this engine cannot run the combination, beyond what its profile says; None when it can."""
-
-    def prepare(
-        self, model: ModelSpec, scheme: Scheme, machine: Machine, workload: Workload, profile: EngineProfile
-    ) -> Any:
-        """Everything that is independent of context and concurrency."""
-
-    def ledgers(self, prepared: Any, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
-        """The terms of every device, ranks in order."""
-
-    def kv_cache_bytes(self, prepared: Any, context_tokens: Any, concurrency: Any) -> Any:
-        """One logical copy of the cache as the engine allocates it."""
-
-    def pool(self, prepared: Any, context_tokens: Any, concurrency: Any) -> Pool | None:
-        """The cache that is left when all else is paid; None for engines that do not fill the device."""
-
-    def command(self, prepared: Any, context_tokens: int, concurrency: int) -> str:
-        """The command that starts the engine as the ledger assumes it."""
-
-    def notes(self, prepared: Any) -> tuple[str, ...]:
-        """What a reader has to know beside the numbers."""
 
 
 def kv_block(profile: EngineProfile, kv_dtype: str) -> tuple[int, int]:

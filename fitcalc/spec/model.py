@@ -7,11 +7,13 @@ entries and every count is a short sum.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fitcalc.frozen import dataclass
-from fitcalc.spec.image import ImagePart, ImageRun
 from fitcalc.spec.quant import CheckpointQuant, Format
+
+if TYPE_CHECKING:
+    from fitcalc.spec.image import ImagePart, ImageRun
 
 Split = Literal["columns", "rows", "vocab", "heads", "experts", "replicated"]
 """How tensor parallelism divides a tensor of shape (out, in).
