@@ -228,7 +228,7 @@ def required_case(request: Request, scheme: Scheme) -> verdict.Case:
     if not isinstance(found, str):
         return found
     offered = (scheme_of(request.model, row.id) for row in candidates(request))
-    runs = [other.id for other in offered if not isinstance(case_for(request, other), str)]
+    runs = [other.id for other in offered if _is_run(request, other)]
     ways = _other_divisions(request, scheme)
     if ways:
         raise RequestError(found, hint=f"what works with {scheme.name} here: {' or '.join(ways[:3])}")
@@ -237,12 +237,20 @@ def required_case(request: Request, scheme: Scheme) -> verdict.Case:
     raise RequestError(found, hint=f"what runs there: --quant {', '.join(runs[:6])}")
 
 
+def _is_run(request: Request, scheme: Scheme) -> bool:
+    try:
+        return not isinstance(case_for(request, scheme), str)
+    except UnknownNameError:
+        # An option or KV type that no engine of this quantization has.
+        return False
+
+
 def _other_divisions(request: Request, scheme: Scheme) -> tuple[str, ...]:
     """Flags that would work where the division asked for is what speaks against the plan."""
     stated = request.tensor_parallel or request.pipeline_parallel or request.data_parallel or request.expert_parallel
     names = (request.engine.id,) if request.engine else engine_ids(request.model, scheme, request.machine)
     able = (engine for engine in map(catalog.load_engine, names) if engine.splits_tensors)
-    engine = next(able, None)
+    engine = next((engine for engine in able if has_options(engine, request.kv_dtype, request.options)), None)
     return divisions_that_work(request, scheme, engine) if stated and engine else ()
 
 
@@ -259,7 +267,8 @@ def nothing_runs(request: Request, reason: str = "") -> FitcalcError:
     names = machine_label(request.machine)
     hint = reason or "fitcalc engines lists what each engine runs on"
     if accelerated:
-        hint = "TPU, Gaudi, Trainium and the like have a profile, but no engine for them is modelled yet"
+        said = "TPU, Gaudi, Trainium and the like have a profile, but no engine for them is modelled yet"
+        hint = f"{reason}: {said}" if reason else said
     return UnsupportedModelError(f"no engine modelled here runs {request.model.name} on {names}", hint=hint)
 
 

@@ -73,17 +73,18 @@ def asked(device: Any) -> dict[str, Any]:
 
 
 def same_as_fit(record: dict[str, Any], device: Any, quant: str, engine: str | None, kv_dtype: str | None) -> None:
-    spec = fitcalc.load_model(record["model"])
+    spec, words = fitcalc.load_model(record["model"]), ""
     own = spec.quant.scheme if spec.quant else spec.dtype
     try:
         report = fitcalc.fit(
             spec, quant=own if quant == "native" else quant, engine=engine, context=record["context"],
             concurrency=record["concurrency"], kv_dtype=kv_dtype, **asked(device),
         )  # fmt: skip
-    except FitcalcError:
-        report = None
-    if report is None:
+    except FitcalcError as error:
+        words = f"{error}; {error.hint}"
+    if words:
         assert record["refusal"], record
+        assert record["refusal"] in words
         assert record["total_bytes"] is None
         return
     assert not record["refusal"], record
@@ -146,6 +147,34 @@ def test_every_engine_is_swept_as_it_is_asked(engine: str) -> None:
     for record in found.records():
         same_as_fit(record, device, quant, engine, None)
     assert any(not record["refusal"] for record in found.records())
+
+
+@pytest.mark.parametrize(
+    ("model", "quant", "engine", "device", "contexts", "concurrencies", "kv_dtype"),
+    [
+        # Which memory decides changes along the contexts: an end where it has no size says nothing of the others.
+        ("qwen2.5-14b", "iq4_nl", "ollama-2025", "rtx-3090 + rtx-3060", [160_000, 68_000, 1000], [1], None),
+        ("deepseek-coder-v2-lite", "q2_k", "ollama-2025", {"gpu": "rtx-3080-10gb:2", "gpu_used": "1GiB"},
+         [80_848, 2], [4, 256], None),
+        # Refused for different reasons, and more requests than another number of them.
+        ("starcoderbase-1b", "iq2_xs", "ollama-2025", "rtx-4090", [8191], [300, 257, 255], "int8"),
+        ("mpt-30b", "q2_k_s", None, "a100-80", [511], [4096, 255, 300, 2], "q8_0"),
+        # The words for a KV type that engines of other quantizations lack, for divisions, for accelerators.
+        ("qwen3-8b", "awq", None, "v100-16-pcie:8", [512], [1], "nonsense"),
+        ("mistral-small-3.2-24b", "q8_0", None, "dgx-h100:4", [512], [1], "nonsense"),
+        ("llama-4-scout", "w4a16", "tgi", "gaudi3", [512], [1], None),
+    ],
+)  # fmt: skip
+def test_points_that_once_differed(
+    model: str, quant: str, engine: str | None, device: Any, contexts: list[int], concurrencies: list[int],
+    kv_dtype: str | None,
+) -> None:  # fmt: skip
+    found = fitcalc.sweep(
+        model, devices=[device], quants=quant, engines=engine, contexts=contexts, concurrencies=concurrencies,
+        kv_dtypes=kv_dtype,
+    )  # fmt: skip
+    for record in found.records():
+        same_as_fit(record, device, quant, engine, kv_dtype)
 
 
 def test_more_requests_than_an_engine_takes_are_masked_beside_those_it_takes() -> None:

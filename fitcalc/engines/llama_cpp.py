@@ -62,7 +62,7 @@ def refusal(
         return f"{profile.name} divides a model by layers, not by tensors: leave out --tp"
     most = most_requests(profile)
     if most and workload.concurrency > most:
-        return f"{profile.name} runs at most {most} requests at once, {workload.concurrency} are asked for"
+        return f"{profile.name} runs at most {most} requests at once"
     for name in (workload.kv_dtype, workload.options.get("type_k"), workload.options.get("type_v")):
         if name and str(name).startswith("fp8"):
             return f"{profile.name} has no fp8 KV cache: use q8_0"

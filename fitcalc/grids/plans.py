@@ -99,7 +99,7 @@ def plan_at(block: Block, context_tokens: int, concurrency: int) -> tuple[Reques
 def _key(case: Case | Refusal) -> tuple[object, ...]:
     """Equal for concurrencies that share a plan: what the plan is made of beside them."""
     if isinstance(case, Refusal):
-        return (case.code,)
+        return case.code, case.text
     work = case.workload
     return case.profile.id, work.tensor_parallel, work.pipeline_parallel, work.expert_parallel
 

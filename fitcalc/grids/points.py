@@ -220,9 +220,14 @@ def is_bounded(case: Case, context: int, concurrency: int) -> bool:
     return not case.model.is_unbounded and all(entry.usable_bytes is not None for entry in entries if entry.decisive)
 
 
+def _may_be_bounded(case: Case, context: int, concurrency: int, *, moving: bool) -> bool:
+    """Whether an axis has limits. Where layers move, which memory decides is known point by point: `one_point` asks."""
+    return not case.model.is_unbounded if moving else is_bounded(case, context, concurrency)
+
+
 def longest_contexts(case: Case, requests: Sequence[int], *, moving: bool) -> Any:
     """`verdict.max_context_tokens` along the requests, as a row."""
-    if not case.model.cache_layers or not is_bounded(case, 1, requests[0]):
+    if not case.model.cache_layers or not _may_be_bounded(case, 1, requests[0], moving=moving):
         return MISSING
     if moving:
         return np.array([judge.max_context_tokens(case, count) for count in requests], dtype=np.int64)[None, :]
@@ -232,7 +237,7 @@ def longest_contexts(case: Case, requests: Sequence[int], *, moving: bool) -> An
 
 def most_concurrent(case: Case, contexts: Sequence[int], *, moving: bool) -> Any:
     """`verdict.max_concurrency` along the contexts, as a column."""
-    if not is_bounded(case, contexts[0], 1):
+    if not _may_be_bounded(case, contexts[0], 1, moving=moving):
         return MISSING
     if moving:
         return np.array([judge.max_concurrency(case, tokens) for tokens in contexts], dtype=np.int64)[:, None]
