@@ -22,7 +22,6 @@ from fitcalc.grids.points import (
     Array,
     Columns,
 )  # fmt: skip
-from fitcalc.grids.watched import stays_within
 from fitcalc.plan import Request
 from fitcalc.verdict import Case
 
@@ -124,61 +123,57 @@ def _run_columns(
         "kv_dtype": case.workload.kv_dtype or next(iter(case.profile.kv_types)),
         "refusal": "",
     }
-    if not _fits_64_bits(grid, block.index, run.first):
+    kind = _number_type(grid, block.index, run.first)
+    if kind is None:
         text = f"contexts up to {max(grid.contexts):,} × {max(requests):,} requests are beyond what 64 bits hold"
         return _refused(4), {**facts, "refusal": text}
-    longest = _longest(grid, block.index, run.first) if set(wanted) & set(LIMIT_COLUMNS) else MISSING
-    return _columns(run.request, case, longest, contexts, requests, wanted), facts
+    limits = _limits(grid, block.index, run.first, contexts) if set(wanted) & set(LIMIT_COLUMNS) else {}
+    column, row = np.array(contexts, dtype=kind)[:, None], np.array(requests, dtype=kind)[None, :]
+    return _columns(run.request, case, limits, column, row, wanted), facts
 
 
 def _refused(code: int) -> Columns:
     return {name: missing_of(name) for name in COLUMNS} | {"reason": code}
 
 
-@lru_cache(maxsize=32)
-def _longest(grid: Grid, index: int, first: int) -> Any:
-    """The largest contexts along the concurrencies of a run: the same for all pieces of a block."""
+def _run_of(grid: Grid, index: int, first: int) -> tuple[Case, tuple[int, ...]]:
+    """The plan and the concurrencies of a run."""
     run = next(run for run in runs_of(grid, index) if run.first == first)
     assert isinstance(run.case, Case)
-    requests = grid.concurrencies[run.first : run.stop]
-    return points.longest_contexts(run.case, requests, moving=points.moves(run.case))
+    return run.case, grid.concurrencies[run.first : run.stop]
+
+
+def _limits(grid: Grid, index: int, first: int, contexts: tuple[int, ...]) -> Columns:
+    """LIMIT_COLUMNS of a run: a row along its concurrencies and a column along contexts."""
+    case, _ = _run_of(grid, index, first)
+    kind, longest = _longest(grid, index, first)
+    most = points.most_concurrent(case, contexts, moving=points.moves(case), kind=kind)
+    return {"max_context_tokens": longest, "max_concurrency": most}
 
 
 @lru_cache(maxsize=32)
-def _fits_64_bits(grid: Grid, index: int, first: int) -> bool:
-    """Whether the largest corner of a run has room; the same for all pieces of a block."""
-    return _has_room(grid, next(run for run in runs_of(grid, index) if run.first == first))
+def _longest(grid: Grid, index: int, first: int) -> tuple[Any, Any]:
+    """What limits are sought in, and the largest contexts along a run: the same for all pieces of a block."""
+    case, requests = _run_of(grid, index, first)
+    kind = points.sought_type(case, grid.contexts, requests)
+    return kind, points.longest_contexts(case, requests, moving=points.moves(case), kind=kind)
 
 
-def _has_room(grid: Grid, run: Run) -> bool:
-    """Whether the largest corner of a run has room in 64 bits: computed in Python's whole numbers first."""
-    case, requests = run.case, grid.concurrencies[run.first : run.stop]
-    assert isinstance(case, Case)
-    engine, prepared = case.engine, case.prepared
-
-    def evaluate(context: int, count: int) -> None:
-        for entry in engine.ledgers(prepared, context, count):
-            points.total(entry.terms)
-        engine.kv_cache_bytes(prepared, context, count)
-        engine.pool(prepared, context, count)
-
-    return stays_within(evaluate, max(grid.contexts), max(requests))
+@lru_cache(maxsize=32)
+def _number_type(grid: Grid, index: int, first: int) -> Any:
+    """What a run is computed in, by its largest corner; the same for all pieces of a block."""
+    case, requests = _run_of(grid, index, first)
+    return points.number_type(case, max(grid.contexts), max(requests))
 
 
 def _columns(
-    request: Request, case: Case, longest: Any, contexts: tuple[int, ...], requests: tuple[int, ...],
-    wanted: tuple[str, ...],
-) -> Columns:  # fmt: skip
-    column = np.array(contexts, dtype=np.int64)[:, None]
-    row = np.array(requests, dtype=np.int64)[None, :]
+    request: Request, case: Case, limits: Columns, column: Array, row: Array, wanted: tuple[str, ...]
+) -> Columns:
     has = set(wanted).__contains__
     moving = points.moves(case)
-    found: Columns = {"reason": 0}
+    found: Columns = {"reason": 0, **limits}
     if any(map(has, MEMORY_COLUMNS)):
         found |= points.memory(case, column, row)
-    if any(map(has, LIMIT_COLUMNS)):
-        found["max_context_tokens"] = longest
-        found["max_concurrency"] = points.most_concurrent(case, contexts, moving=moving)
     if any(map(has, (*SPEED_COLUMNS, *COST_COLUMNS))):
         found |= points.speeds(case, column, row)
         found |= points.costs(case, found["total_tokens_per_s"])

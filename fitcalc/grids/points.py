@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fitcalc import choice, engines
+from fitcalc import choice, engines, ledger
 from fitcalc import verdict as judge
 from fitcalc.engines.base import DeviceLedger, most_requests
 from fitcalc.frozen import replace
+from fitcalc.grids.watched import LARGEST, stays_within
 from fitcalc.ledger import TERM_NAMES, Term
 from fitcalc.plan import Request, weights_of
 from fitcalc.prices import hourly_price
@@ -225,31 +226,74 @@ def _may_be_bounded(case: Case, context: int, concurrency: int, *, moving: bool)
     return not case.model.is_unbounded if moving else is_bounded(case, context, concurrency)
 
 
-def longest_contexts(case: Case, requests: Sequence[int], *, moving: bool) -> Any:
+def has_room(case: Case, context: int, concurrency: int) -> bool:
+    """Whether all numbers of a plan up to this corner stay within 64 bits: computed in Python's whole numbers."""
+
+    def evaluate(tokens: int, count: int) -> None:
+        for entry in case.ledgers(tokens, count):
+            total(entry.terms)
+        case.engine.kv_cache_bytes(case.prepared, tokens, count)
+        case.engine.pool(case.prepared, tokens, count)
+
+    return stays_within(evaluate, context, concurrency)
+
+
+def number_type(case: Case, context: int, concurrency: int) -> Any:
+    """What the numbers of a plan up to this corner are computed in: 64 bits, Python's own where a number on the way has
+    no room in them; None where a result has none.
+    """
+    if has_room(case, context, concurrency):
+        return np.int64
+    sizes = [ledger.high_bytes(entry.terms) for entry in case.ledgers(context, concurrency)]
+    cache = case.engine.kv_cache_bytes(case.prepared, context, concurrency)
+    return object if max(*sizes, cache) < LARGEST else None
+
+
+def sought_type(case: Case, contexts: Sequence[int], requests: Sequence[int]) -> Any:
+    """What limits are sought in: 64 bits, or Python's own numbers where the far ends of a search have no room there."""
+    longest, most = max(contexts), max(requests)
+    last_context, last_count = _context_ceiling(case), _concurrency_ceiling(case)
+    ends = has_room(case, max(longest, last_context), max(most, last_count)) or (
+        has_room(case, last_context, most) and has_room(case, longest, last_count)
+    )
+    return np.int64 if ends else object
+
+
+def _context_ceiling(case: Case) -> int:
+    return case.model.max_context_tokens or judge.CONTEXT_CEILING_TOKENS
+
+
+def _concurrency_ceiling(case: Case) -> int:
+    return most_requests(case.profile) or judge.CONCURRENCY_CEILING
+
+
+def longest_contexts(case: Case, requests: Sequence[int], *, moving: bool, kind: Any = np.int64) -> Any:
     """`verdict.max_context_tokens` along the requests, as a row."""
     if not case.model.cache_layers or not _may_be_bounded(case, 1, requests[0], moving=moving):
         return MISSING
     if moving:
         return np.array([judge.max_context_tokens(case, count) for count in requests], dtype=np.int64)[None, :]
-    ceiling = case.model.max_context_tokens or judge.CONTEXT_CEILING_TOKENS
-    return _in_slices(lambda row: lambda tokens: holds(case, tokens, row), requests, ceiling)[None, :]
+    return _in_slices(lambda row, tokens: holds(case, tokens, row), requests, _context_ceiling(case), kind)[None, :]
 
 
-def most_concurrent(case: Case, contexts: Sequence[int], *, moving: bool) -> Any:
+def most_concurrent(case: Case, contexts: Sequence[int], *, moving: bool, kind: Any = np.int64) -> Any:
     """`verdict.max_concurrency` along the contexts, as a column."""
     if not _may_be_bounded(case, contexts[0], 1, moving=moving):
         return MISSING
     if moving:
         return np.array([judge.max_concurrency(case, tokens) for tokens in contexts], dtype=np.int64)[:, None]
-    ceiling = most_requests(case.profile) or judge.CONCURRENCY_CEILING
-    return _in_slices(lambda row: lambda count: holds(case, row, count), contexts, ceiling)[:, None]
+    return _in_slices(lambda row, count: holds(case, row, count), contexts, _concurrency_ceiling(case), kind)[:, None]
 
 
-def _in_slices(accepting: Any, values: Sequence[int], ceiling: int) -> Array:
+def _in_slices(accepting: Any, values: Sequence[int], ceiling: int, kind: Any) -> Array:
     """`largest` for every value of an axis, so many at a time that the candidates stay small."""
+
+    def accepts(part: Array) -> Any:
+        return lambda tried: accepting(part, tried.astype(kind, copy=False))
+
     slices = [values[first : first + _SOUGHT] for first in range(0, len(values), _SOUGHT)]
-    sought = (np.array(part, dtype=np.int64)[:, None] for part in slices)
-    return np.concatenate([largest(accepting(part), ceiling, len(part)) for part in sought])
+    sought = (np.array(part, dtype=kind)[:, None] for part in slices)
+    return np.concatenate([largest(accepts(part), ceiling, len(part)) for part in sought])
 
 
 # --- speeds and costs -------------------------------------------------------------------------------------------------
