@@ -14,6 +14,7 @@ import pytest
 from fitcalc import catalog
 from fitcalc.catalog import building, files
 from fitcalc.errors import UnitError
+from fitcalc.frozen import asdict
 from fitcalc.units import GIB, MIB
 
 
@@ -142,7 +143,7 @@ def test_rows_of_quantizations_say_what_their_schemes_say() -> None:
     assert tuple(rows) == catalog.ids("quants")
     for name, row in rows.items():
         scheme = catalog.load_scheme(name)
-        assert row == tuple(getattr(scheme, field) for field in row._fields)
+        assert asdict(row) == {field: getattr(scheme, field) for field in asdict(row)}
 
 
 @pytest.mark.parametrize("kind", catalog.KINDS)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fitcalc import catalog
-from fitcalc.catalog import files
+from fitcalc.catalog import QuantRow, files
 from fitcalc.errors import FitcalcError, ProfileError, UnknownNameError
 from fitcalc.units import GIB, MIB
 
@@ -79,7 +79,7 @@ def test_own_quantizations_stand_among_the_rows(tmp_path: Path) -> None:
     catalog.use_folders([str(tmp_path)])
     rows = catalog.quant_rows()
     assert rows.keys() - packaged.keys() == {"mine"}
-    assert rows["mine"] == ("mine", "linear", 5, 7, True, False, "")
+    assert rows["mine"] == QuantRow("mine", "linear", 5, 7, True, False, "")
 
 
 def test_an_own_alias_that_hides_a_packaged_one_says_so(tmp_path: Path) -> None:
