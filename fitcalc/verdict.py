@@ -89,15 +89,16 @@ def verdict_of(case: Case, context_tokens: int, concurrency: int) -> Verdict:
     return found if verdict_of(smallest, context_tokens, concurrency) == "does_not_fit" else "unknown"
 
 
-def holds(case: Case, context_tokens: int, concurrency: int) -> bool:
-    """The estimate stays within every device that decides (verdict fits or tight, unknown sizes apart)."""
-    for entry in case.ledgers(context_tokens, concurrency):
-        if entry.decisive and entry.usable_bytes is not None:
-            if ledger.total_bytes(entry.terms) > entry.usable_bytes:
-                return False
-        elif entry.decisive:
-            return False
-    return True
+def excess_bytes(case: Case, context_tokens: int, concurrency: int) -> int:
+    """By how much the estimate exceeds the device that runs out first; 0 or less where it stays within all that decide
+    (verdict fits or tight). A device of unknown size holds nothing.
+    """
+    found = [
+        ledger.total_bytes(entry.terms) - (entry.usable_bytes or 0)
+        for entry in case.ledgers(context_tokens, concurrency)
+        if entry.decisive
+    ]
+    return max(found, default=0)
 
 
 def largest(accepts: Callable[[int], bool], ceiling: int) -> int:
@@ -114,16 +115,40 @@ def largest(accepts: Callable[[int], bool], ceiling: int) -> int:
     return low
 
 
+def crossing(excess: Callable[[int], int], ceiling: int) -> int:
+    """`largest` for a test that a growing number stays at 0 or below, in fewer questions: most of these numbers grow
+    along a line, so that the next question is asked where the line would cross, and in the middle where that did not
+    halve what is left.
+    """
+    above = excess(ceiling)
+    if above <= 0:
+        return ceiling
+    below = excess(1) if ceiling > 1 else above
+    if below > 0:
+        return 0
+    low, high, halved = 1, ceiling, True
+    while high - low > 1:
+        along = low + (high - low) * -below // (above - below)
+        asked = min(max(along, low + 1), high - 1) if halved else (low + high) // 2
+        width, found = high - low, excess(asked)
+        if found <= 0:
+            low, below = asked, found
+        else:
+            high, above = asked, found
+        halved = 2 * (high - low) <= width
+    return low
+
+
 def max_context_tokens(case: Case, concurrency: int) -> int:
     """Largest context per request that fits at this concurrency, within the model's own limit; 0 for none."""
     ceiling = case.model.max_context_tokens or CONTEXT_CEILING_TOKENS
-    return largest(lambda tokens: holds(case, tokens, concurrency), ceiling)
+    return crossing(lambda tokens: excess_bytes(case, tokens, concurrency), ceiling)
 
 
 def max_concurrency(case: Case, context_tokens: int) -> int:
     """Largest number of requests at this context that fits together; 0 for none."""
     ceiling = most_requests(case.profile) or CONCURRENCY_CEILING
-    return largest(lambda requests: holds(case, context_tokens, requests), ceiling)
+    return crossing(lambda requests: excess_bytes(case, context_tokens, requests), ceiling)
 
 
 def limits_of(case: Case, context_tokens: int, concurrency: int) -> Limits:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fitcalc
+from fitcalc import verdict as judge
 from fitcalc.cli.options import tokens_or_auto
 from fitcalc.errors import RequestError, UnitError
 from fitcalc.units import GIB
@@ -117,3 +120,32 @@ def test_the_text_shows_the_pool_and_what_was_solved() -> None:
     assert "(the most that fit)" in text
     assert f"{report.pool.tokens:,} tokens of KV cache in {report.pool.bytes_per_card / GIB:,.1f} GiB" in text
     assert f"every GiB a card holds {report.pool.tokens_per_gib:,}" in text
+
+
+@given(
+    ceiling=st.integers(1, 2**20),
+    start=st.integers(-(10**12), 10**6),
+    slopes=st.lists(st.tuples(st.integers(0, 2**20), st.sampled_from([0, 1, 4096, 10**6, 10**9])), max_size=4),
+    block=st.sampled_from([1, 16, 256]),
+)
+def test_where_a_growing_number_crosses_is_found_without_asking_for_each(
+    ceiling: int, start: int, slopes: list[tuple[int, int]], block: int
+) -> None:
+    """Lines with bends and steps, as windows and blocks make them: the same number as halving finds."""
+
+    def excess(count: int) -> int:
+        steps = -(-count // block) * block
+        return start + sum(max(steps - bend, 0) * slope for bend, slope in slopes)
+
+    assert judge.crossing(excess, ceiling) == judge.largest(lambda count: excess(count) <= 0, ceiling)
+
+
+def test_a_straight_line_takes_a_handful_of_questions() -> None:
+    asked: list[int] = []
+
+    def excess(count: int) -> int:
+        asked.append(count)
+        return 320 * count - 10**9
+
+    assert judge.crossing(excess, 2**40) == 10**9 // 320
+    assert len(asked) <= 8

@@ -174,7 +174,7 @@ _SOUGHT = 2048
 
 
 def holds(case: Case, contexts: Any, requests: Any) -> Array:
-    """`verdict.holds` at arrays of any shape."""
+    """Where `verdict.excess_bytes` is at most 0, at arrays of any shape."""
     found: Any = True
     for entry in _distinct(entry for entry in case.ledgers(contexts, requests) if entry.decisive):
         if entry.usable_bytes is None:
