@@ -10,6 +10,7 @@ from fitcalc.cli.options import (
     device_options,
     model_argument,
     plan_options,
+    price_options,
     profiles_option,
     split_options,
     tokens_or_auto,
@@ -34,9 +35,7 @@ from fitcalc.cli.options import (
 )
 @device_options
 @plan_options
-@click.option("--provider", metavar="ID", help="Prices of this provider only: aws, gcp, nebius …")
-@click.option("--spot", is_flag=True, help="Prices of machines that can be interrupted.")
-@click.option("--prices", metavar="FILE", multiple=True, help="A file of own prices, which win.")
+@price_options
 @click.option("--simulate", is_flag=True, help="Check the figures by a simulation, and print both.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON (schema_version 1).")
 @profiles_option

@@ -11,6 +11,7 @@ from fitcalc.cli.options import (
     device_options,
     model_argument,
     plan_options,
+    price_options,
     profiles_option,
     split_options,
     tokens_or_auto,
@@ -31,15 +32,13 @@ def amount(text: str) -> float:
 @model_argument
 @device_options
 @plan_options
-@click.option("--provider", metavar="ID", help="Prices of this provider only: aws, gcp, nebius …")
-@click.option("--spot", is_flag=True, help="Prices of machines that can be interrupted.")
+@price_options
 @click.option("--utilization", metavar="SHARE", type=float, default=0.5, show_default=True, help="Busy share of a day.")
 @click.option("--tokens-per-day", metavar="N", help="The load, prompts and answers together: 50M, 1B.")
 @click.option("--prompt", metavar="N", help="Tokens of a prompt.  [default: 2048]")
 @click.option("--output", metavar="N", help="Tokens of an answer.  [default: 256]")
 @click.option("--years", metavar="N", type=float, default=3.0, show_default=True, help="Over which a card is paid off.")
 @click.option("--electricity", metavar="USD", type=float, help="Price per kWh.  [default: United States average]")
-@click.option("--prices", metavar="FILE", multiple=True, help="A file of own prices, which win.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON (schema_version 1).")
 @profiles_option
 def command(

@@ -66,6 +66,17 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def price_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--provider, --spot, --prices."""
+    for decorate in (
+        click.option("--prices", metavar="FILE", multiple=True, help="A file of own prices, which win."),
+        click.option("--spot", is_flag=True, help="Prices of machines that can be interrupted."),
+        click.option("--provider", metavar="ID", help="Prices of this provider only: aws, gcp, nebius …"),
+    ):
+        function = decorate(function)
+    return function
+
+
 def plan_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--quant, --context, --concurrency, --engine, --kv-dtype, --tp, --pp, --dp, --ep, -o."""
     for decorate in reversed(
