@@ -229,9 +229,9 @@ def test_a_plot_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPa
     assert "fitcalc[plot]" in caught.value.hint
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_the_same_curve_gives_the_same_picture(served: Any, ending: str, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     paths = [tmp_path / f"{name}.{ending}" for name in ("one", "two")]
     for path in paths:
         save_plot(served, str(path))
