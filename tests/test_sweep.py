@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import pickle
 import tracemalloc
-from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -26,7 +23,6 @@ from fitcalc.grids.chunks import COLUMNS
 from fitcalc.grids.points import MEMORY_COLUMNS, TERM_COLUMNS
 from fitcalc.grids.sweep import Sweep
 from fitcalc.grids.watched import LARGEST, stays_within
-from fitcalc.grids.writing import write
 
 SMALL: dict[str, Any] = {
     "devices": ["a100-80", "rtx-3060"],
@@ -289,101 +285,6 @@ def test_memory_is_bounded_by_the_piece() -> None:
     assert peak(2000) < 2 * peak(200) + 2**20
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-class Stopped(BaseException):
-    """An interruption in the midst of writing."""
-
-
-def interrupted(sweep: Sweep, path: Path, after: int) -> None:
-    """Write until `after` pieces have been computed."""
-    original = type(sweep).chunks_from
-
-    def some(self: Sweep, done: int) -> Iterator[Any]:
-        for number, found in enumerate(original(self, done)):
-            if number == after:
-                raise Stopped
-            yield found
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(sweep), "chunks_from", some)
-        with pytest.raises(Stopped):
-            write(sweep, str(path), progress=False)
-
-
-@pytest.mark.parametrize("ending", ["csv", "jsonl"])
-@pytest.mark.parametrize("damage", ["none", "torn", "tail", "journal", "flipped"])
-def test_what_is_resumed_equals_what_was_never_stopped(small: Sweep, tmp_path: Path, ending: str, damage: str) -> None:
-    whole, stopped = tmp_path / f"whole.{ending}", tmp_path / f"stopped.{ending}"
-    assert write(small, str(whole), progress=False) == small.points
-    interrupted(small, stopped, 4)
-    part, journal = Path(f"{stopped}.part"), Path(f"{stopped}.part.journal")
-    assert not stopped.exists()
-    if damage == "torn":
-        part.write_bytes(part.read_bytes()[:-7])
-    elif damage == "tail":
-        part.write_bytes(part.read_bytes() + b"half a li")
-    elif damage == "journal":
-        journal.write_bytes(journal.read_bytes()[:-5])
-    elif damage == "flipped":
-        data = bytearray(part.read_bytes())
-        data[-3] ^= 1
-        part.write_bytes(data)
-    assert write(small, str(stopped), resume=True, progress=False) == small.points
-    assert stopped.read_bytes() == whole.read_bytes()
-    assert not part.exists()
-    assert not journal.exists()
-
-
-def test_the_file_of_another_sweep_is_not_continued(small: Sweep, tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    interrupted(small, path, 2)
-    other = fitcalc.sweep("llama-3.1-8b", **(SMALL | {"contexts": 1024}))
-    with pytest.raises(RequestError, match="another sweep"):
-        other.write(path, resume=True)
-
-
-def test_files_hold_the_records(small: Sweep, tmp_path: Path) -> None:
-    small.write(tmp_path / "a.csv")
-    small.write(tmp_path / "a.jsonl")
-    every = small.to_records()
-    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
-    assert lines == every
-    with (tmp_path / "a.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    told = [{name: "" if value is None else str(value) for name, value in record.items()} for record in every]
-    assert rows == told
-
-
-@pytest.mark.parametrize("name", ["a.xlsx", "a", "missing/a.csv"])
-def test_files_that_cannot_be_written_are_refused(small: Sweep, tmp_path: Path, name: str) -> None:
-    with pytest.raises(RequestError):
-        small.write(tmp_path / name)
-
-
-@pytest.mark.parametrize("ending", ["parquet", "arrow"])
-def test_tables_hold_the_records(small: Sweep, tmp_path: Path, ending: str) -> None:
-    pa = pytest.importorskip("pyarrow")
-    path = tmp_path / f"a.{ending}"
-    assert small.write(path) == small.points
-    if ending == "parquet":
-        import pyarrow.parquet as parquet
-
-        table = parquet.read_table(path)
-    else:
-        table = pa.ipc.open_file(path).read_all()
-    assert table.to_pylist() == small.to_records()
-    assert pa.table(small).num_rows == small.points
-
-
-def test_without_pyarrow_the_extra_is_named(small: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(RequestError) as caught:
-        small.write(tmp_path / "a.parquet")
-    assert "fitcalc[arrow]" in caught.value.hint
-
-
 # --- executors --------------------------------------------------------------------------------------------------------
 
 
@@ -420,29 +321,6 @@ def test_what_a_broken_pool_leaves_is_computed_here() -> None:
     assert executor.tasks > 1
 
 
-@pytest.mark.oracle
-@pytest.mark.filterwarnings("ignore")
-def test_a_cluster_that_loses_a_worker_gives_the_same_points() -> None:
-    distributed = pytest.importorskip("distributed")
-    import os
-    import signal
-    import threading
-
-    axes: dict[str, Any] = {
-        "devices": ["a100-80", "rtx-3060", "rtx-4090", "h100-sxm", "a10"], "quants": ["native", "awq", "q4_k_m"],
-        "contexts": range(1000, 41_000, 1000), "concurrencies": range(1, 65),
-    }  # fmt: skip
-    models = ["llama-3.1-8b", "llama-3.1-70b", "gemma-3-27b", "qwen3-30b-a3b"]
-    two = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    with distributed.LocalCluster(**two) as cluster, distributed.Client(cluster) as client:
-        found = fitcalc.sweep(models, **axes, columns=["total_bytes", "verdict"], executor=client.get_executor())
-        victim = next(iter(client.run(os.getpid).values()))
-        threading.Timer(0.5, os.kill, (victim, signal.SIGKILL)).start()
-        spread = [(chunk.piece, chunk.full("total_bytes").sum()) for chunk, _ in found.chunks()]
-    alone = fitcalc.sweep(models, **axes, columns=["total_bytes", "verdict"])
-    assert spread == [(chunk.piece, chunk.full("total_bytes").sum()) for chunk, _ in alone.chunks()]
-
-
 # --- the command line -------------------------------------------------------------------------------------------------
 
 LINE = ["sweep", "--models", "llama-3.1-8b,llama-3.1-70b", "--gpus", "a100-80,rtx-3060", "--quants", "awq,q4_k_m"]
@@ -468,26 +346,6 @@ def test_a_grid_file_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture
     from_file = capsys.readouterr().out
     assert run([*LINE, "--contexts", "1k:3k:1k", "--concurrencies", "1,8"]) == 0
     assert capsys.readouterr().out == from_file
-
-
-def test_the_summary_of_a_resumed_run_covers_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = [*LINE, "-o", str(tmp_path / "a.csv")]
-    assert run(line) == 0
-    whole = capsys.readouterr().out
-    original = Sweep.chunks_from
-
-    def some(self: Sweep, done: int) -> Iterator[Any]:
-        for number, found in enumerate(original(self, done)):
-            if number == 3:
-                raise KeyboardInterrupt
-            yield found
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Sweep, "chunks_from", some)
-        assert run(line) == 130
-    assert "--resume" in capsys.readouterr().err
-    assert run([*line, "--resume"]) == 0
-    assert capsys.readouterr().out == whole
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ def command(
     that no engine runs are in the output with the reason.
     """
     from fitcalc import catalog
+    from fitcalc.frozen import replace
     from fitcalc.grids.build import columns_of, sweep_of
 
     if profiles:
@@ -53,8 +54,8 @@ def command(
     usual: dict[str, Any] = {"quants": "native", "contexts": 8192, "concurrencies": 1}
     values = [given.get(name, usual.get(name)) for name in names]
     wanted = columns_of(None if columns is None else [name.strip() for name in columns.split(",")])
-    found = sweep_of((given["models"], devices, *values))
-    return _run(found, wanted, best, out, resume=resume, jobs=jobs)
+    found = replace(sweep_of((given["models"], devices, *values)), wanted=wanted)
+    return _run(found, best, out, resume=resume, jobs=jobs)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -109,7 +110,7 @@ def _range(name: str, item: str) -> list[Any]:
     return list(range(bounds[0], bounds[1] + 1, step))
 
 
-def _run(found: Any, wanted: tuple[str, ...], by: str, out: str | None, *, resume: bool, jobs: int) -> int:
+def _run(found: Any, by: str, out: str | None, *, resume: bool, jobs: int) -> int:
     from contextlib import ExitStack
 
     from fitcalc.frozen import replace
@@ -125,12 +126,11 @@ def _run(found: Any, wanted: tuple[str, ...], by: str, out: str | None, *, resum
             pool = stack.enter_context(ProcessPoolExecutor(jobs, mp_context=get_context("spawn")))
             found = replace(found, executor=pool)
         if out is None:
-            for chunk, keep in found.chunks():
-                summary.add(chunk, keep)
+            for chunk, keep in replace(found, wanted=summary.columns).chunks():
+                summary.take(summary.of(chunk, keep))
         else:
             try:
-                # The summary needs columns that the file may not have.
-                rows = writing.write(found, out, resume=resume, summary=summary, only=wanted)
+                rows = writing.write(found, out, resume=resume, summary=summary)
             except KeyboardInterrupt:
                 if writing.form_of(out) in writing.TEXT_FORMS:
                     click.echo("interrupted: the same command with --resume goes on from here", err=True)
@@ -146,7 +146,7 @@ def _summary_text(found: Any, summary: Any, by: str) -> str:
     told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count)
     lines = [f"{_several(found.points, 'point')} in {_several(found.grid.blocks, 'plan')}: {told}"]
     word = ("most " if by.startswith("-") else "least ") + by.lstrip("-").replace("_", " ").replace(" per ", "/")
-    records = summary.best.records
+    records = summary.best.records()
     if records:
         lines += ["", f"BEST of each model that fits, by {word}", ""]
     for record in records:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fitcalc.errors import RequestError
 from fitcalc.frozen import replace
-from fitcalc.grids.chunks import COLUMNS, Chunk, missing_of, records
+from fitcalc.grids.chunks import COLUMNS, Chunk, Part, compute, missing_of, records
 from fitcalc.grids.grid import AXES, PLAN_AXES, Grid
 from fitcalc.grids.points import VERDICTS, Array
 
@@ -27,13 +28,17 @@ def best(sweep: Sweep, by: str, subject_to: Any, per: tuple[str, ...]) -> list[d
     elif subject_to is not None:
         sweep = sweep.where(subject_to)
     found = Best(sweep.grid, by, per)
-    for chunk, keep in replace(sweep, wanted=COLUMNS).chunks():
-        found.add(chunk, keep)
-    return found.records
+    for chunk, keep in replace(sweep, wanted=found.columns).chunks():
+        found.take(found.of(chunk, keep))
+    return found.records()
+
+
+Found = tuple[str, float, int, int, int]
+"""A group's best point: the group's values, its score, its block, and its places on the two inner axes."""
 
 
 class Best:
-    """The best records so far, one per group of values on the axes `per`."""
+    """The best points so far, one per group of values on the axes `per`."""
 
     def __init__(self, grid: Grid, by: str, per: tuple[str, ...]) -> None:
         self.name, self._sign = (by[1:], -1) if by.startswith("-") else (by, 1)
@@ -43,37 +48,38 @@ class Best:
         unknown = next((axis for axis in per if axis not in AXES), None)
         if unknown is not None:
             raise RequestError(f"a sweep has no axis {unknown!r}", hint=f"it has {', '.join(AXES)}")
+        self.columns = (self.name, "reason")
         self._grid, self._per = grid, per
-        self._found: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._found: dict[str, Found] = {}
 
-    @property
     def records(self) -> list[dict[str, Any]]:
-        """The best of every group, in the order of the grid."""
-        return [record for _, record in self._found.values()]
+        """The best of every group, in the order of the grid: all columns, computed for these points alone."""
+        row = lru_cache(maxsize=1)(lambda block, i: compute(self._grid, (block, i, i + 1), COLUMNS))
+        return [_record(self._grid, row(block, i), j) for _, _, block, i, j in self._found.values()]
 
-    def put(self, group: str, value: float, record: dict[str, Any]) -> None:
-        """Take over a record that was found before."""
-        self._found[group] = value, record
+    def take(self, found: Iterable[Found]) -> list[Found]:
+        """Keep those that are better than what their groups have, and return them; of equals the first stays."""
+        better = [one for one in found if one[0] not in self._found or one[1] < self._found[one[0]][1]]
+        self._found.update((one[0], one) for one in better)
+        return better
 
-    def add(self, chunk: Chunk, keep: Array) -> list[tuple[str, float, dict[str, Any]]]:
-        """Look at a chunk; what became the best of its group."""
+    def of(self, chunk: Chunk, keep: Array) -> list[Found]:
+        """The best of every group within a chunk."""
         values = chunk.full(self.name)
         lost = np.isnan(values) if values.dtype.kind == "f" else values == missing_of(self.name)
         open_ = keep & ~lost & (chunk.full("reason") == 0)
         if not open_.any():
             return []
         scores = np.where(open_, self._sign * values.astype(float), np.inf)
-        changes = []
+        block, first, _ = chunk.piece
+        found = []
         for group, rows, lines in self._groups(chunk):
             inside = scores[rows, lines]
-            place = np.unravel_index(int(np.argmin(inside)), inside.shape)
-            score = float(inside[place])
-            if score < np.inf and (group not in self._found or score < self._found[group][0]):
-                one = np.zeros(chunk.shape, dtype=bool)
-                one[rows, lines][place] = True
-                self.put(group, score, next(records(chunk, self._grid, COLUMNS, one)))
-                changes.append((group, *self._found[group]))
-        return changes
+            i, j = np.unravel_index(int(np.argmin(inside)), inside.shape)
+            if inside[i, j] < np.inf:
+                place = (first + (rows.start or 0) + int(i), (lines.start or 0) + int(j))
+                found.append((group, float(inside[i, j]), block, *place))
+        return found
 
     def _groups(self, chunk: Chunk) -> list[tuple[str, slice, slice]]:
         """(the group's values, its contexts, its concurrencies) in a chunk."""
@@ -93,28 +99,40 @@ class Best:
         ]
 
 
+def _record(grid: Grid, row: Chunk, j: int) -> dict[str, Any]:
+    """One point of a chunk of one context."""
+    block, i, _ = row.piece
+    part = next(part for part in row.parts if part.first <= j < part.stop)
+    point = Chunk(
+        (block, 0, 1), (1, 1), {name: row.full(name)[:, j : j + 1] for name in COLUMNS}, (Part(0, 1, part.facts),)
+    )
+    alone = replace(grid, contexts=(grid.contexts[i],), concurrencies=(grid.concurrencies[j],))
+    return next(records(point, alone, COLUMNS))
+
+
 class Summary:
     """What came of the points of a sweep: how many of each verdict, and the best one that fits, model by model."""
 
     def __init__(self, grid: Grid, by: str) -> None:
+        self.by = by
         self.counts: dict[str, int] = dict.fromkeys((*reversed(VERDICTS), REFUSED), 0)
         self.best = Best(grid, by, ("model",))
+        self.columns = (*self.best.columns, "verdict", "fits")
 
-    def add(self, chunk: Chunk, keep: Array) -> dict[str, Any]:
-        """Look at a chunk; what it changed, as plain data."""
+    def of(self, chunk: Chunk, keep: Array) -> dict[str, Any]:
+        """What there is to say of a chunk alone, as plain data."""
         codes = chunk.full("verdict")
         counts = {str(name): int(np.count_nonzero(keep & (codes == code))) for code, name in enumerate(VERDICTS)}
         counts[REFUSED] = int(np.count_nonzero(keep & (codes < 0)))
-        change = {"counts": counts, "best": self.best.add(chunk, keep & chunk.full("fits"))}
-        self._count(counts)
-        return change
+        return {"counts": counts, "best": self.best.of(chunk, keep & chunk.full("fits"))}
 
-    def take(self, change: Mapping[str, Any]) -> None:
-        """Repeat a change that an interrupted run made."""
-        self._count(change["counts"])
-        for group, value, record in change["best"]:
-            self.best.put(group, value, record)
-
-    def _count(self, counts: Mapping[str, int]) -> None:
+    def take(self, *told: Mapping[str, Any]) -> dict[str, Any]:
+        """Add what was said of chunks, and return as much of it as is news."""
+        counts, best = dict.fromkeys(self.counts, 0), dict[str, Found]()
+        for one in told:
+            for name, count in one["counts"].items():
+                counts[name] += count
+            best |= {found[0]: found for found in self.best.take(tuple(found) for found in one["best"])}
         for name, count in counts.items():
             self.counts[name] += count
+        return {"counts": counts, "best": list(best.values())}

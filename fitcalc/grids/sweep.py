@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -12,15 +13,22 @@ import numpy as np
 
 from fitcalc.errors import RequestError
 from fitcalc.frozen import dataclass, replace
-from fitcalc.grids.chunks import COLUMNS, Chunk, missing_of, records, type_of
+from fitcalc.grids.chunks import COLUMNS, Chunk, compute_all, missing_of, records, type_of
 from fitcalc.grids.grid import AXES, Grid, pieces
 from fitcalc.grids.plans import REASONS
-from fitcalc.grids.points import VERDICTS, Array
-from fitcalc.grids.running import computed
+from fitcalc.grids.points import FLOATS, VERDICTS, Array
+from fitcalc.grids.running import in_order
 
 CHUNK_POINTS = 2**16
 """Points of a piece: its arrays stay in a core's own cache."""
 _LARGEST_ARRAY_POINTS = 2**31
+_UNITS = {
+    "usd_per_h": "USD/h",
+    "usd_per_million_tokens": "USD/1e6",
+    "_tokens_per_s": "1/s",
+    "_token_s": "s",
+    "_bytes": "B",
+}
 Condition = Callable[[Mapping[str, Array]], Any]
 
 
@@ -47,6 +55,16 @@ class Sweep:
     def axes(self) -> dict[str, tuple[Any, ...]]:
         """Axis -> its values; None where `fit` chooses."""
         return self.grid.axes
+
+    @property
+    def coords(self) -> dict[str, Any]:
+        """Axis -> array of its values, as xarray takes them: 'auto', or 0 as a number, where `fit` chooses."""
+        return {
+            name: np.array(
+                [(0 if name == "tensor_parallel" else "auto") if value is None else value for value in values]
+            )
+            for name, values in self.axes.items()
+        }
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,9 +101,10 @@ class Sweep:
 
     def chunks_from(self, done: int) -> Iterator[tuple[Chunk, Array]]:
         """The pieces behind the first `done` of them."""
-        needed = self.wanted if not self.conditions else COLUMNS
-        wanted = islice(pieces(self.grid, self.chunk_points), done, None)
-        for chunk in computed(self.grid, wanted, needed, self.executor):
+        columns = needed(self)
+        work = partial(compute_all, self.grid, wanted=columns)
+        left = islice(pieces(self.grid, self.chunk_points), done, None)
+        for chunk in in_order(work, self.grid, left, 8 * len(columns), self.executor):
             yield chunk, kept(self.grid, chunk, self.conditions)
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -109,9 +128,13 @@ class Sweep:
 
         return best(self, by, subject_to, (per,) if isinstance(per, str) else tuple(per))
 
-    def variables(self) -> dict[str, tuple[tuple[str, ...], Any]]:
-        """Column -> (names of its dimensions, masked array): what xarray.Dataset takes."""
-        return {name: (AXES, self.columns[name]) for name in self.wanted}
+    def variables(self) -> dict[str, tuple[tuple[str, ...], Any, dict[str, Any]]]:
+        """Column -> (names of its dimensions, array, attributes): what xarray.Dataset takes, with `coords`.
+
+        Numbers of points that have none are masked; their verdict is -1, and they do not fit.
+        """
+        found = arrays_of(self, self.wanted)
+        return {name: (AXES, _filled(name, array), _attributes(name)) for name, array in found.items()}
 
     def write(self, path: str | os.PathLike[str], *, resume: bool = False, progress: bool | None = None) -> int:
         """Write all points to .csv, .jsonl, .parquet or .arrow piece by piece and return their number.
@@ -144,27 +167,47 @@ class Columns(Mapping[str, Any]):
         """A masked array of the grid's shape."""
         if name not in self.sweep.wanted:
             raise KeyError(name)
-        grid = self.sweep.grid
-        if grid.points > _LARGEST_ARRAY_POINTS:
-            hint = "write it to a file, or narrow the grid"
-            raise RequestError(f"{grid.points:,} points are too many for one array", hint=hint)
-        values = np.empty((grid.blocks, *grid.shape[-2:]), dtype=type_of(name))
-        lost = np.zeros(values.shape, dtype=bool)
-        alone = replace(self.sweep, wanted=(name, "reason"))
-        for chunk, keep in alone.chunks():
-            block, first, stop = chunk.piece
-            column = chunk.full(name)
-            values[block, first:stop] = column
-            missing = np.isnan(column) if values.dtype.kind == "f" else column == missing_of(name)
-            refused = chunk.full("reason") != 0
-            lost[block, first:stop] = ~keep | ((missing & (name != "fits")) | refused) & (name != "reason")
-        return np.ma.MaskedArray(values.reshape(grid.shape), lost.reshape(grid.shape))
+        return arrays_of(self.sweep, (name,))[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.sweep.wanted)
 
     def __len__(self) -> int:
         return len(self.sweep.wanted)
+
+
+def arrays_of(sweep: Sweep, names: Sequence[str]) -> dict[str, Any]:
+    """Masked arrays of the grid's shape, computed in one pass."""
+    grid = sweep.grid
+    if grid.points > _LARGEST_ARRAY_POINTS:
+        hint = "write it to a file, or narrow the grid"
+        raise RequestError(f"{grid.points:,} points are too many for one array", hint=hint)
+    shape = (grid.blocks, *grid.shape[-2:])
+    values = {name: np.empty(shape, dtype=type_of(name)) for name in names}
+    lost = {name: np.zeros(shape, dtype=bool) for name in names}
+    for chunk, keep in replace(sweep, wanted=(*names, "reason")).chunks():
+        block, first, stop = chunk.piece
+        refused = chunk.full("reason") != 0
+        for name in names:
+            column = values[name][block, first:stop] = chunk.full(name)
+            missing = np.isnan(column) if name in FLOATS else column == missing_of(name)
+            masked = ~keep if name == "reason" else ~keep | refused | (missing & (name != "fits"))
+            lost[name][block, first:stop] = masked
+    return {name: np.ma.MaskedArray(values[name].reshape(grid.shape), lost[name].reshape(grid.shape)) for name in names}
+
+
+def _filled(name: str, array: Any) -> Any:
+    """Small codes and truths keep their type without a mask."""
+    return array.filled(False if name == "fits" else -1) if name in ("fits", "verdict", "reason") else array
+
+
+def _attributes(name: str) -> dict[str, Any]:
+    """The unit of a column, or the meanings of its codes."""
+    meanings = {"verdict": VERDICTS, "reason": tuple(name or "none" for name in REASONS)}.get(name)
+    if meanings is not None:
+        return {"flag_values": list(range(len(meanings))), "flag_meanings": " ".join(meanings)}
+    unit = next((unit for part, unit in _UNITS.items() if part in name), None)
+    return {} if unit is None else {"units": unit}
 
 
 def _listed(value: Any) -> tuple[Any, ...]:
@@ -211,6 +254,19 @@ class Seen(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._labels) + len(self._inner) + len(self._chunk.columns)
+
+
+def comparable(conditions: Sequence[Condition]) -> bool:
+    """Whether conditions are plain values: they can be compared, sent to workers, and name what they look at."""
+    return all(isinstance(condition, Equal) for condition in conditions)
+
+
+def needed(sweep: Sweep, more: Sequence[str] = ()) -> tuple[str, ...]:
+    """The columns that have to be computed: those that are wanted, some more, and what conditions look at."""
+    if not comparable(sweep.conditions):
+        return COLUMNS
+    asked = {condition.name for condition in sweep.conditions if isinstance(condition, Equal)}
+    return tuple(name for name in COLUMNS if name in asked.union(sweep.wanted, more))
 
 
 def kept(grid: Grid, chunk: Chunk, conditions: Sequence[Condition]) -> Array:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 
 from fitcalc.errors import RequestError
+from fitcalc.frozen import replace
+from fitcalc.grids.choosing import Summary
 from fitcalc.grids.chunks import Chunk, missing_of, type_of
+from fitcalc.grids.grid import PLAN_AXES
 from fitcalc.grids.points import FLOATS, VERDICTS, Array
+from fitcalc.grids.sweep import Sweep, needed
 
-if TYPE_CHECKING:
-    from fitcalc.grids.sweep import Sweep
-
+_BATCH_BYTES = 2**25
+"""About what the numbers of a batch take: rows enough for a row group of Parquet, little beside memory."""
 _WORDS = ("model", "quant", "engine", "device", "kv_dtype")
+Gathered = Sequence[tuple[Chunk, Array | None]]
+Words = dict[str, dict[str, int]]
+"""Column -> word -> its code. Codes are kept from batch to batch, so that a file needs only what is added."""
 
 
 def pyarrow() -> Any:
@@ -28,20 +36,15 @@ def pyarrow() -> Any:
 
 
 def schema(sweep: Sweep) -> Any:
-    """Columns and types of the table: axes, columns, refusal."""
+    """Columns and types of the table: axes, columns, refusal. Words that repeat are codes of a dictionary."""
     pa = pyarrow()
-    word = pa.string()
-    fields = [(name, word) for name in ("model", "quant", "engine", "device")]
-    fields += [
-        ("tensor_parallel", pa.int32()),
-        ("kv_dtype", word),
-        ("context", pa.int64()),
-        ("concurrency", pa.int64()),
-    ]
-    for name in _numbers(sweep):
-        kind = word if name == "verdict" else pa.from_numpy_dtype(np.dtype(type_of(name)))
-        fields.append((name, kind))
-    return pa.schema([*fields, ("refusal", word)])
+    word = pa.dictionary(pa.int32(), pa.string())
+    kinds = dict.fromkeys(PLAN_AXES, word) | {"tensor_parallel": pa.int32()}
+    kinds |= {"context": pa.int64(), "concurrency": pa.int64()}
+    kinds |= {
+        name: word if name == "verdict" else pa.from_numpy_dtype(np.dtype(type_of(name))) for name in _numbers(sweep)
+    }
+    return pa.schema([*kinds.items(), ("refusal", pa.string())])
 
 
 def _numbers(sweep: Sweep) -> tuple[str, ...]:
@@ -51,41 +54,116 @@ def _numbers(sweep: Sweep) -> tuple[str, ...]:
 def reader(sweep: Sweep) -> Any:
     """A pyarrow.RecordBatchReader over the points that are kept."""
     pa = pyarrow()
-    shape = schema(sweep)
-    return pa.RecordBatchReader.from_batches(shape, batches(sweep, shape))
+    found = (batch for batch, _ in batches(sweep, None) if batch.num_rows)
+    return pa.RecordBatchReader.from_batches(schema(sweep), found)
 
 
-def batches(sweep: Sweep, shape: Any) -> Iterator[Any]:
-    """One record batch for every piece that keeps a point."""
-    for chunk, keep in sweep.chunks():
-        if keep.any():
-            yield batch(sweep, chunk, keep, shape)
+@contextmanager
+def sink(sweep: Sweep, path: str, form: str) -> Iterator[Callable[[Any], None]]:
+    """A function that writes a batch into a file."""
+    pa, shape = pyarrow(), schema(sweep)
+    if form == ".arrow":
+        options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
+        with pa.ipc.new_file(path, shape, options=options) as file:
+            yield file.write_batch
+        return
+    words = [field.name for field in shape if pa.types.is_dictionary(field.type) or field.type == pa.string()]
+    parquet = import_module("pyarrow.parquet")
+    with parquet.ParquetWriter(path, shape, use_dictionary=words) as file:
+        yield file.write_batch
 
 
-def batch(sweep: Sweep, chunk: Chunk, keep: Array, shape: Any) -> Any:
-    """The kept points of a chunk."""
-    pa = pyarrow()
-    every = bool(keep.all())
-    flat = (lambda values: np.ascontiguousarray(values).ravel()) if every else (lambda values: values[keep])
-    widths = [part.stop - part.first for part in chunk.parts]
-    part_of = flat(np.broadcast_to(np.repeat(np.arange(len(widths), dtype=np.int32), widths), chunk.shape))
-    _, first, stop = chunk.piece
-    contexts = np.array(sweep.grid.contexts[first:stop], dtype=np.int64)[:, None]
-    counts = np.array(sweep.grid.concurrencies, dtype=np.int64)[None, :]
-    columns: dict[str, Any] = {}
-    for name in (*_WORDS, "tensor_parallel", "refusal"):
-        told = [part.facts[name] or None for part in chunk.parts]
-        kind = pa.int32() if name == "tensor_parallel" else pa.string()
-        columns[name] = pa.array(told, kind).take(pa.array(part_of))
-    columns["context"] = pa.array(flat(np.broadcast_to(contexts, chunk.shape)))
-    columns["concurrency"] = pa.array(flat(np.broadcast_to(counts, chunk.shape)))
-    for name in _numbers(sweep):
-        columns[name] = _column(pa, name, flat(chunk.full(name)), flat(chunk.full("reason")) != 0)
+def batches(sweep: Sweep, summary: Summary | None) -> Iterator[tuple[Any, int]]:
+    """Record batches of many pieces each, and how many points of the grid they cover."""
+    shape, words = schema(sweep), _words_of(sweep)
+    for gathered in _gathered(sweep, summary, _BATCH_BYTES // (8 * len(shape))):
+        yield _batch(shape, gathered, sweep, words), sum(chunk.size for chunk, _ in gathered)
+
+
+def _words_of(sweep: Sweep) -> Words:
+    """The words that axes have: most of those that will come."""
+    return {
+        name: {word: code for code, word in enumerate(word for word in sweep.axes[name] if word is not None)}
+        for name in _WORDS
+    }
+
+
+def _gathered(sweep: Sweep, summary: Summary | None, most: int) -> Iterator[Gathered]:
+    """Pieces, as many as have about so many points; None in place of a mask that keeps all."""
+    columns = needed(sweep, ("reason", *(() if summary is None else summary.columns)))
+    found: list[tuple[Chunk, Array | None]] = []
+    points = 0
+    for chunk, keep in replace(sweep, wanted=columns).chunks():
+        if summary is not None:
+            summary.take(summary.of(chunk, keep))
+        found.append((chunk, None if keep.all() else keep))
+        points += chunk.size
+        if points >= most:
+            yield found
+            found, points = [], 0
+    if found:
+        yield found
+
+
+def _batch(shape: Any, gathered: Gathered, sweep: Sweep, words: Words) -> Any:
+    """The kept points of some pieces."""
+    pa, grid = pyarrow(), sweep.grid
+    contexts = [np.array(grid.contexts[chunk.piece[1] : chunk.piece[2]])[:, None] for chunk, _ in gathered]
+    counts = [np.array(grid.concurrencies)[None, :]] * len(gathered)
+    degrees = [_along(chunk, [part.facts["tensor_parallel"] or 0 for part in chunk.parts]) for chunk, _ in gathered]
+    columns: dict[str, Any] = {name: _coded(pa, gathered, name, words[name]) for name in _WORDS}
+    columns["tensor_parallel"] = _array(pa, gathered, degrees, np.int32, [degree == 0 for degree in degrees])
+    columns["context"] = _array(pa, gathered, contexts, np.int64)
+    columns["concurrency"] = _array(pa, gathered, counts, np.int64)
+    columns |= {name: _numbers_of(pa, gathered, name) for name in _numbers(sweep)}
+    columns["refusal"] = _coded(pa, gathered, "refusal", {}).dictionary_decode()
     return pa.RecordBatch.from_arrays([columns[field.name] for field in shape], schema=shape)
 
 
-def _column(pa: Any, name: str, values: Array, refused: Array) -> Any:
+def _numbers_of(pa: Any, gathered: Gathered, name: str) -> Any:
+    arrays = [chunk.columns[name] for chunk, _ in gathered]
     if name == "verdict":
-        return pa.array(VERDICTS).take(pa.array(values.astype(np.int32), mask=refused))
-    lost = np.isnan(values) if name in FLOATS else refused if name == "fits" else values == missing_of(name)
-    return pa.array(values, mask=lost)
+        return pa.DictionaryArray.from_arrays(_array(pa, gathered, arrays, np.int32, [a < 0 for a in arrays]), VERDICTS)
+    if name == "fits":
+        return _array(pa, gathered, arrays, np.bool_, [chunk.columns["reason"] != 0 for chunk, _ in gathered])
+    lost = [np.isnan(array) if name in FLOATS else array == missing_of(name) for array in arrays]
+    return _array(pa, gathered, arrays, type_of(name), lost)
+
+
+def _coded(pa: Any, gathered: Gathered, name: str, words: dict[str, int]) -> Any:
+    """What the parts of pieces say of themselves, as codes; new words are added."""
+    told = [[part.facts[name] or None for part in chunk.parts] for chunk, _ in gathered]
+    for word in (word for facts in told for word in facts if word is not None):
+        words.setdefault(word, len(words))
+    arrays = [
+        _along(chunk, [-1 if word is None else words[word] for word in facts])
+        for (chunk, _), facts in zip(gathered, told, strict=True)
+    ]
+    codes = _array(pa, gathered, arrays, np.int32, [array < 0 for array in arrays])
+    return pa.DictionaryArray.from_arrays(codes, pa.array(list(words), pa.string()))
+
+
+def _along(chunk: Chunk, values: list[int]) -> Array:
+    """A number for every part, along the concurrencies."""
+    if len(set(values)) == 1:
+        return np.array([values[:1]])
+    return np.repeat(values, [part.stop - part.first for part in chunk.parts])[None, :]
+
+
+def _array(pa: Any, gathered: Gathered, arrays: list[Array], kind: Any, lost: Sequence[Any] = ()) -> Any:
+    """A column over all pieces, of one array for each in its smallest form; null where it is lost."""
+    mask = _flat(gathered, lost, np.bool_) if any(array.any() for array in lost) else None
+    return pa.array(_flat(gathered, arrays, kind), mask=mask)
+
+
+def _flat(gathered: Gathered, arrays: Sequence[Any], kind: Any) -> Array:
+    rows = [chunk.size if keep is None else int(np.count_nonzero(keep)) for chunk, keep in gathered]
+    found = np.empty(sum(rows), dtype=kind)
+    for (chunk, keep), array, (first, stop) in zip(
+        gathered, arrays, pairwise(accumulate(rows, initial=0)), strict=True
+    ):
+        if keep is None:
+            found[first:stop].reshape(chunk.shape)[...] = array
+        else:
+            found[first:stop] = np.broadcast_to(array, chunk.shape)[keep]
+    return found

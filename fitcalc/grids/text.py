@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from math import isinf
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def lines_of(chunk: Chunk, grid: Grid, only: tuple[str, ...], keep: Array, form:
 
 
 def _columns(chunk: Chunk, grid: Grid, only: tuple[str, ...]) -> Iterator[tuple[str, Array]]:
-    """The columns of the file in order, each in its smallest form: two dimensions, of length 1 where nothing changes."""
+    """The columns of the file in order, each in its smallest form: of length 1 where nothing changes along an axis."""
     _, first, stop = chunk.piece
     yield from ((name, _facts(chunk, name)) for name in PLAN_AXES)
     yield "context", np.array(grid.contexts[first:stop], dtype=np.int64)[:, None]
@@ -76,7 +77,7 @@ def _in_words(name: str, cells: Array, form: str) -> Array:
     if not odd.any():
         return cells
     found = cells.astype(object)
-    found[odd] = _literals([None if value in (MISSING, None) or value != value else value for value in found[odd]], form)
+    found[odd] = _literals([value if isinf(value) else None for value in found[odd]], form)
     return found
 
 
