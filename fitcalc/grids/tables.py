@@ -23,7 +23,7 @@ _BATCH_BYTES = 2**25
 _WORDS = ("model", "quant", "engine", "device", "kv_dtype")
 Gathered = Sequence[tuple[Chunk, Array | None]]
 Words = dict[str, dict[str, int]]
-"""Column -> word -> its code. Codes are kept from batch to batch, so that a file needs only what is added."""
+"""Column -> word -> its code. Codes stay from batch to batch; words are added."""
 
 
 def pyarrow() -> Any:
@@ -63,13 +63,20 @@ def sink(sweep: Sweep, path: str, form: str) -> Iterator[Callable[[Any], None]]:
     """A function that writes a batch into a file."""
     pa, shape = pyarrow(), schema(sweep)
     if form == ".arrow":
-        options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
-        with pa.ipc.new_file(path, shape, options=options) as file:
-            yield file.write_batch
+        # Such a file has one dictionary for all batches, and not every reader takes words that come later.
+        plain = pa.schema([(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type) for f in shape])
+        with pa.ipc.new_file(path, plain) as file:
+            yield lambda batch: file.write_batch(batch.cast(plain))
         return
-    words = [field.name for field in shape if pa.types.is_dictionary(field.type) or field.type == pa.string()]
+    # Whole numbers go up in steps along the axes: their differences take little. Others seldom repeat.
+    steps = {
+        field.name: "DELTA_BINARY_PACKED"
+        for field in shape
+        if pa.types.is_integer(field.type) and field.type.bit_width > 8
+    }
+    others = [field.name for field in shape if field.name not in steps and not pa.types.is_floating(field.type)]
     parquet = import_module("pyarrow.parquet")
-    with parquet.ParquetWriter(path, shape, use_dictionary=words) as file:
+    with parquet.ParquetWriter(path, shape, use_dictionary=others, column_encoding=steps) as file:
         yield file.write_batch
 
 
@@ -90,7 +97,7 @@ def _words_of(sweep: Sweep) -> Words:
 
 def _gathered(sweep: Sweep, summary: Summary | None, most: int) -> Iterator[Gathered]:
     """Pieces, as many as have about so many points; None in place of a mask that keeps all."""
-    columns = needed(sweep, ("reason", *(() if summary is None else summary.columns)))
+    columns = needed(sweep, () if summary is None else summary.columns)
     found: list[tuple[Chunk, Array | None]] = []
     points = 0
     for chunk, keep in replace(sweep, wanted=columns).chunks():
@@ -125,7 +132,7 @@ def _numbers_of(pa: Any, gathered: Gathered, name: str) -> Any:
     if name == "verdict":
         return pa.DictionaryArray.from_arrays(_array(pa, gathered, arrays, np.int32, [a < 0 for a in arrays]), VERDICTS)
     if name == "fits":
-        return _array(pa, gathered, arrays, np.bool_, [chunk.columns["reason"] != 0 for chunk, _ in gathered])
+        return _array(pa, gathered, arrays, np.bool_)
     lost = [np.isnan(array) if name in FLOATS else array == missing_of(name) for array in arrays]
     return _array(pa, gathered, arrays, type_of(name), lost)
 
@@ -153,7 +160,10 @@ def _along(chunk: Chunk, values: list[int]) -> Array:
 def _array(pa: Any, gathered: Gathered, arrays: list[Array], kind: Any, lost: Sequence[Any] = ()) -> Any:
     """A column over all pieces, of one array for each in its smallest form; null where it is lost."""
     mask = _flat(gathered, lost, np.bool_) if any(array.any() for array in lost) else None
-    return pa.array(_flat(gathered, arrays, kind), mask=mask)
+    found = _flat(gathered, arrays, kind)
+    if mask is not None and kind is np.int32:
+        found[mask] = 0  # some readers look up a code though it is null
+    return pa.array(found, mask=mask)
 
 
 def _flat(gathered: Gathered, arrays: Sequence[Any], kind: Any) -> Array:

@@ -168,8 +168,9 @@ def _write_table(sweep: Sweep, unfinished: str, form: str, step: Step, summary: 
     rows = 0
     with tables.sink(sweep, unfinished, form) as put:
         for found, points in tables.batches(sweep, summary):
-            put(found)
-            rows += found.num_rows
+            if found.num_rows:
+                put(found)
+                rows += found.num_rows
             step(points)
     return rows
 
