@@ -3,7 +3,7 @@
     python benchmarks/speed/sweep.py [points]
 
 Prints points per second on one core, the ratio to `fitcalc.fit` in a loop, and the time in terms of what copying the
-columns' bytes takes on this machine.
+columns' bytes takes on this machine; then other calculators over the same points (peers.py).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from math import isqrt
 from typing import Any
 
 import numpy as np
+import peers
 
 import fitcalc
 from fitcalc.grids.points import COST_COLUMNS, LIMIT_COLUMNS, MEMORY_COLUMNS, SPEED_COLUMNS
@@ -24,7 +24,6 @@ from fitcalc.grids.sweep import Sweep
 
 PLANS = (("awq", "a100-80", "vllm"), ("q4_k_m", "rtx-4090", "llama.cpp"))
 MEMORY = (*MEMORY_COLUMNS, *LIMIT_COLUMNS)
-PEERS = ("hf_mem", "llm_analysis", "gpu_poor")
 ALL = (*MEMORY, *SPEED_COLUMNS, *COST_COLUMNS)
 
 
@@ -103,9 +102,7 @@ def main() -> None:
     print(f"{blocks.grid.blocks:,} blocks of {blocks.points // blocks.grid.blocks} points, all columns:", end=" ")
     print(f"{blocks.points / seconds:,.0f} points/s, {seconds / blocks.grid.blocks * 1000:.1f} ms a block")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
-    for peer in PEERS:
-        if find_spec(peer) is None:
-            print(f"{peer}: skipped, it is not installed")
+    peers.main()
 
 
 if __name__ == "__main__":

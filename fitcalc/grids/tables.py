@@ -18,7 +18,7 @@ from fitcalc.grids.grid import PLAN_AXES
 from fitcalc.grids.points import FLOATS, VERDICTS, Array
 from fitcalc.grids.sweep import Sweep, needed
 
-_BATCH_BYTES = 2**25
+_BATCH_BYTES = 2**26
 """About what the numbers of a batch take: rows enough for a row group of Parquet, little beside memory."""
 _WORDS = ("model", "quant", "engine", "device", "kv_dtype")
 Gathered = Sequence[tuple[Chunk, Array | None]]
