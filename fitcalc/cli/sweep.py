@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -110,9 +111,19 @@ def _range(name: str, item: str) -> list[Any]:
     return list(range(bounds[0], bounds[1] + 1, step))
 
 
-def _run(found: Any, by: str, out: str | None, *, resume: bool, jobs: int) -> int:
-    from contextlib import ExitStack
+def _pool(jobs: int, stack: ExitStack) -> Any:
+    """Processes that end with the stack. An interruption from the keyboard reaches them too, but is not theirs."""
+    import signal
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
 
+    quiet = (signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=signal.signal, initargs=quiet)
+    stack.callback(pool.shutdown, cancel_futures=True)
+    return pool
+
+
+def _run(found: Any, by: str, out: str | None, *, resume: bool, jobs: int) -> int:
     from fitcalc.frozen import replace
     from fitcalc.grids import writing
     from fitcalc.grids.choosing import Summary
@@ -120,11 +131,7 @@ def _run(found: Any, by: str, out: str | None, *, resume: bool, jobs: int) -> in
     summary = Summary(found.grid, by)
     with ExitStack() as stack:
         if jobs > 1:
-            from concurrent.futures import ProcessPoolExecutor
-            from multiprocessing import get_context
-
-            pool = stack.enter_context(ProcessPoolExecutor(jobs, mp_context=get_context("spawn")))
-            found = replace(found, executor=pool)
+            found = replace(found, executor=_pool(jobs, stack))
         if out is None:
             for chunk, keep in replace(found, wanted=summary.columns).chunks():
                 summary.take(summary.of(chunk, keep))

@@ -40,12 +40,17 @@ def in_order(
         return
     tasks = _tasks(grid, pieces, _TASK_BYTES // point_bytes)
     under_way = deque((task, _submitted(executor, work, task)) for task in islice(tasks, _FIRST_UNDER_WAY))
-    while under_way:
-        finished = sum(future is None or future.done() for _, future in under_way)
-        room = min(2, _MOST_UNDER_WAY - len(under_way)) if finished < _MOST_FINISHED else 0
-        task, future = under_way.popleft()
-        under_way.extend((added, _submitted(executor, work, added)) for added in islice(tasks, room))
-        yield from _result(future, work, task)
+    try:
+        while under_way:
+            finished = sum(future is None or future.done() for _, future in under_way)
+            room = min(2, _MOST_UNDER_WAY - len(under_way)) if finished < _MOST_FINISHED else 0
+            task, future = under_way.popleft()
+            under_way.extend((added, _submitted(executor, work, added)) for added in islice(tasks, room))
+            yield from _result(future, work, task)
+    finally:
+        for _, future in under_way:  # left when nobody reads on
+            if future is not None:
+                future.cancel()
 
 
 def _submitted(executor: Executor, work: Work[Found], task: Task) -> Future[list[Found]] | None:

@@ -166,12 +166,18 @@ def _write_table(sweep: Sweep, unfinished: str, form: str, step: Step, summary: 
     from fitcalc.grids import tables
 
     rows = 0
-    with tables.sink(sweep, unfinished, form) as put:
-        for found, points in tables.batches(sweep, summary):
-            if found.num_rows:
-                put(found)
-                rows += found.num_rows
-            step(points)
+    try:
+        with tables.sink(sweep, unfinished, form) as put:
+            for found, points in tables.batches(sweep, summary):
+                if found.num_rows:
+                    put(found)
+                    rows += found.num_rows
+                step(points)
+    except BaseException:
+        # Nobody can go on with a piece of such a file.
+        with suppress(FileNotFoundError):
+            os.remove(unfinished)
+        raise
     return rows
 
 
