@@ -29,7 +29,7 @@ class UnknownNameError(FitcalcError):
 
     def __init__(self, kind: str, name: str, suggestions: tuple[str, ...] = (), *, hint: str = "") -> None:
         meant = f"did you mean {', '.join(suggestions)}? " if suggestions else ""
-        super().__init__(f"unknown {kind} {name!r}", hint=meant + hint)
+        super().__init__(f"unknown {kind} {name!r}", hint=(meant + hint).rstrip())
         self.kind, self.name, self.suggestions = kind, name, suggestions
 
 

@@ -17,6 +17,8 @@ import fitcalc
 from fitcalc import catalog
 from fitcalc.cli import run
 from fitcalc.errors import FitcalcError, RequestError, UnknownNameError
+from fitcalc.frozen import replace
+from fitcalc.grids import running
 from fitcalc.grids.chunks import COLUMNS
 from fitcalc.grids.points import MEMORY_COLUMNS, TERM_COLUMNS
 from fitcalc.grids.sweep import Sweep
@@ -76,6 +78,13 @@ def test_best_is_the_smallest_or_largest_of_every_group(small: Sweep) -> None:
         group = [r for r in every if (r["device"], r["concurrency"]) == (found["device"], found["concurrency"])]
         assert found["total_bytes"] == min(record["total_bytes"] for record in group)
     assert len(cheapest) == len({(record["device"], record["concurrency"]) for record in every})
+    score = {"a100-80": 1, "rtx-3060": -1}
+    by = small.best(lambda at: score[at["device"]] * at["total_bytes"] - at["context"], per=["device", "quant"])
+    for found in by:
+        group = [r for r in small.records() if not r["refusal"] and r["device"] == found["device"]]
+        group = [r for r in group if r["quant"] == found["quant"]]
+        worth = [score[r["device"]] * r["total_bytes"] - r["context"] for r in group]
+        assert found == group[worth.index(min(worth))]
     for by, per in (("verdict", ()), ("total_bytes", ("colour",))):
         with pytest.raises(RequestError):
             small.best(by, per=per)
@@ -156,6 +165,35 @@ def test_what_a_broken_pool_leaves_is_computed_here() -> None:
     assert executor.tasks > 1
 
 
+def test_tasks_under_way_are_bounded_and_cancelled_when_nobody_reads_on() -> None:
+    class Counting:
+        """Every task is done at once, and so waits to be taken."""
+
+        def __init__(self) -> None:
+            self.futures: list[Future[Any]] = []
+
+        def submit(self, function: Any, *arguments: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            if len(self.futures) < 30:
+                future.set_result(function(*arguments))
+            self.futures.append(future)
+            return future
+
+    executor: Any = Counting()
+    axes = {"contexts": range(1, 101), "concurrencies": range(1, 101), "columns": ["total_bytes"]}
+    found = fitcalc.sweep("llama-3.1-8b", devices="a10", quants="awq", **axes, executor=executor)
+    chunks = replace(found, chunk_points=100).chunks()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "_TASK_PIECES", 1)
+        next(chunks)
+        assert len(executor.futures) == 16
+        for _ in range(9):
+            next(chunks)
+        assert len(executor.futures) <= 26
+        chunks.close()
+    assert all(future.done() for future in executor.futures)
+
+
 # --- the command line -------------------------------------------------------------------------------------------------
 
 LINE = ["sweep", "--models", "llama-3.1-8b,llama-3.1-70b", "--gpus", "a100-80,rtx-3060", "--quants", "awq,q4_k_m"]
@@ -169,6 +207,27 @@ def test_the_command_writes_and_sums_up(tmp_path: Path, capsys: pytest.CaptureFi
     assert "llama-3.1-70b" in shown.out
     assert max(map(len, shown.out.splitlines())) <= 80
     assert len(path.read_text().splitlines()) == 49
+
+
+def test_options_repeat_and_refusals_have_their_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["sweep", "--models", "llama-3.1-8b", "--models", "sdxl", "--gpus", "a100-80", "--quants", "q4_k_m"]
+    assert run([*line, "--engines", "vllm", "--engines", "llama.cpp", "--contexts", "4k", "--contexts", "8k"]) == 0
+    shown = capsys.readouterr().out
+    assert "8 points in 4 plans: 2 fit, 6 refused" in shown
+    assert "No point that fits: sdxl" in shown
+    assert "vLLM does not run" in shown
+    assert "makes pictures: contexts say nothing of it (4 points)" in " ".join(shown.split())
+    assert run(["sweep", "--models", "llama-3.1-8b", "--gpus", "rtx-3060", "--quants", "bf16"]) == 1
+    assert "1 point in 1 plan: 1 does not fit\n\nNo point that fits: llama-3.1-8b\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", ["40", "60"])
+def test_the_summary_keeps_to_a_narrow_terminal(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run([*LINE, "--engines", "vllm", "--contexts", "8k,16k"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= int(columns)
 
 
 def test_a_grid_file_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,34 +10,56 @@ import click
 from fitcalc.cli.options import names_completion, profiles_option
 
 _AXES = ("models", "gpus", "cpus", "quants", "engines", "kv_dtypes", "tp", "contexts", "concurrencies")
-_REFUSED = "refused"
 
 
 @click.command("sweep")
 @click.argument("grid", required=False, metavar="[GRID.toml]")
-@click.option("--models", metavar="A,B", shell_complete=names_completion("models"), help="Ids, aliases or paths.")
-@click.option("--gpus", metavar="X,Y:2", shell_complete=names_completion("gpus"), help="GPUs, nodes or sizes.")
-@click.option("--cpus", metavar="X,Y", shell_complete=names_completion("cpus"), help="Boards and CPUs that have RAM.")
-@click.option("--quants", metavar="A,B", help="Quantizations; native: each model's own.  [default: native]")
-@click.option("--engines", metavar="A,B", help="Engines; chosen if not given.")
-@click.option("--kv-dtypes", metavar="A,B", help="Types of the KV cache.  [default: the engine's]")
-@click.option("--tp", metavar="N,M", help="Tensor parallel degrees.  [default: all GPUs]")
-@click.option("--contexts", metavar="N,M", help="Tokens per request: 8192,128k or 1k:64k:1k.  [default: 8192]")
-@click.option("--concurrencies", metavar="N,M", help="Requests at once: 1,8,64 or 1:256.  [default: 1]")
-@click.option("--columns", metavar="A,B", help="Only these columns of numbers.")
-@click.option("--best", metavar="COLUMN", default="-total_tokens_per_s", show_default=True, help="- before: largest.")
+@click.option(
+    "--models", multiple=True, metavar="A,B", shell_complete=names_completion("models"), help="Ids, aliases or paths."
+)
+@click.option(
+    "--gpus", multiple=True, metavar="X,Y:2", shell_complete=names_completion("gpus"), help="GPUs, nodes or sizes."
+)
+@click.option(
+    "--cpus",
+    multiple=True,
+    metavar="X,Y",
+    shell_complete=names_completion("cpus"),
+    help="Boards and CPUs that have RAM.",
+)
+@click.option(
+    "--quants", multiple=True, metavar="A,B", help="Quantizations; native: each model's own.  [default: native]"
+)
+@click.option("--engines", multiple=True, metavar="A,B", help="Engines; chosen if not given.")
+@click.option("--kv-dtypes", multiple=True, metavar="A,B", help="Types of the KV cache.  [default: the engine's]")
+@click.option("--tp", multiple=True, metavar="N,M", help="Tensor parallel degrees.  [default: all GPUs]")
+@click.option(
+    "--contexts", multiple=True, metavar="N,M", help="Tokens per request: 8192,128k or 1k:64k:1k.  [default: 8192]"
+)
+@click.option("--concurrencies", multiple=True, metavar="N,M", help="Requests at once: 1,8,64 or 1:256.  [default: 1]")
+@click.option("--columns", metavar="A,B", help="Only these columns of numbers.  [default: all]")
+@click.option(
+    "--best",
+    metavar="COLUMN",
+    default="-total_tokens_per_s",
+    show_default=True,
+    help="The best of each model: smallest, or -COLUMN, largest.",
+)
 @click.option("--out", "-o", metavar="FILE", help="Write every point: .csv, .jsonl, .parquet or .arrow.")
 @click.option("--resume", is_flag=True, help="Go on with a file that an interrupted run left.")
 @click.option("--jobs", "-j", metavar="N", type=click.IntRange(1, 256), default=1, help="Processes.  [default: 1]")
 @profiles_option
 def command(
     grid: str | None, columns: str | None, best: str, out: str | None, resume: bool, jobs: int, profiles: str | None,
-    **axes: str | None,
+    **axes: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Every combination of models, devices, quantizations, contexts and concurrencies.
 
     The values come from options, or from a file GRID.toml with lists of the same names (options win). Combinations
     that no engine runs are in the output with the reason.
+
+    Columns of numbers, among others: total_bytes, headroom_bytes, verdict, fits, max_context_tokens, max_concurrency,
+    decode_tokens_per_s, total_tokens_per_s, time_to_first_token_s, usd_per_h, usd_per_million_tokens.
     """
     from fitcalc import catalog
     from fitcalc.frozen import replace
@@ -47,7 +69,9 @@ def command(
         catalog.use_folders([profiles])
     if resume and not out:
         raise click.UsageError("--resume needs -o FILE")
-    given = ({} if grid is None else _read(grid)) | {name: _items(name, text) for name, text in axes.items() if text}
+    given = ({} if grid is None else _read(grid)) | {
+        name: _items(name, ",".join(texts)) for name, texts in axes.items() if texts
+    }
     if "models" not in given or not ("gpus" in given or "cpus" in given):
         raise click.UsageError("give --models and --gpus or --cpus, or a GRID.toml that has them")
     devices = [*_listed(given.get("gpus", [])), *_listed(given.get("cpus", []))]
@@ -127,14 +151,18 @@ def _run(found: Any, by: str, out: str | None, *, resume: bool, jobs: int) -> in
     from fitcalc.frozen import replace
     from fitcalc.grids import writing
     from fitcalc.grids.choosing import Summary
+    from fitcalc.render.style import style_of_stdout
+    from fitcalc.render.sweep_text import sweep_text
 
     summary = Summary(found.grid, by)
     with ExitStack() as stack:
         if jobs > 1:
             found = replace(found, executor=_pool(jobs, stack))
         if out is None:
-            for chunk, keep in replace(found, wanted=summary.columns).chunks():
-                summary.take(summary.of(chunk, keep))
+            with writing.bar(found) as step:
+                for chunk, keep in replace(found, wanted=summary.columns).chunks():
+                    summary.take(summary.of(chunk, keep))
+                    step(chunk.size)
         else:
             try:
                 rows = writing.write(found, out, resume=resume, summary=summary)
@@ -143,41 +171,8 @@ def _run(found: Any, by: str, out: str | None, *, resume: bool, jobs: int) -> in
                     click.echo("interrupted: the same command with --resume goes on from here", err=True)
                 raise
             click.echo(f"{rows:,} points written to {out}", err=True)
-    click.echo(_summary_text(found, summary, by))
+    grid = found.grid
+    best = summary.best.records()
+    told = (grid.points, grid.blocks, grid.axes["model"], summary.counts, summary.refusals)
+    click.echo(sweep_text(*told, by, best, style_of_stdout()))
     return 0 if summary.counts["fits"] + summary.counts["tight"] else 1
-
-
-def _summary_text(found: Any, summary: Any, by: str) -> str:
-    """Counts, and the best plan that fits of every model."""
-    counts = summary.counts
-    told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count)
-    lines = [f"{_several(found.points, 'point')} in {_several(found.grid.blocks, 'plan')}: {told}"]
-    word = ("most " if by.startswith("-") else "least ") + by.lstrip("-").replace("_", " ").replace(" per ", "/")
-    records = summary.best.records()
-    if records:
-        lines += ["", f"BEST of each model that fits, by {word}", ""]
-    for record in records:
-        lines += [record["model"], f"  {_plan_text(record)}", f"    {_figures_text(record)}"]
-    missing = len(found.grid.models) - len(records)
-    if missing:
-        lines.append(f"\n{missing} of {_several(len(found.grid.models), 'model')}: no point of this grid that fits")
-    return "\n".join(lines)
-
-
-def _several(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
-
-
-def _plan_text(record: dict[str, Any]) -> str:
-    return f"{record['quant']} on {record['device']} with {record['engine']}"
-
-
-def _figures_text(record: dict[str, Any]) -> str:
-    parts = [f"{record['context']:,} tokens × {record['concurrency']:,}"]
-    if record["total_tokens_per_s"] is not None:
-        parts.append(f"{record['total_tokens_per_s']:,.0f} tok/s")
-    if record["usd_per_h"] is not None:
-        parts.append(f"${record['usd_per_h']:,.2f}/h")
-    if record["usd_per_million_tokens"] is not None:
-        parts.append(f"${record['usd_per_million_tokens']:,.2f} a million")
-    return " · ".join(parts)

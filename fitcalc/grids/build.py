@@ -32,7 +32,8 @@ def sweep(
     models: ids, paths or ModelSpecs. devices: 'a100-80:2', '24GB', a node, a CPU or board with its RAM, cards joined by
     '+', or {'gpu': ..., 'cpu': ..., 'ram': ..., 'gpu_used': ...}. quants: ids, 'native' for each model's own type.
     contexts: tokens per request. concurrencies: requests at once. engines, kv_dtypes, tensor_parallel: None where `fit`
-    chooses. columns: only these, by default all. executor: of concurrent.futures' kind, Dask's or Ray's too.
+    chooses. columns: only these, by default all. executor: whatever has a `submit` that returns
+    concurrent.futures' futures: a process pool, Dask's `client.get_executor()`, Ray's `remote(...).future()`.
 
     Raises UnknownNameError, RequestError; combinations that no engine runs are masked, with the reason.
     """

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,16 +12,18 @@ from fitcalc.errors import RequestError
 from fitcalc.frozen import replace
 from fitcalc.grids.chunks import COLUMNS, Chunk, Part, compute, missing_of, records
 from fitcalc.grids.grid import AXES, PLAN_AXES, Grid
-from fitcalc.grids.points import VERDICTS, Array
-
-if TYPE_CHECKING:
-    from fitcalc.grids.sweep import Sweep
+from fitcalc.grids.points import FLOATS, VERDICTS, Array
+from fitcalc.grids.sweep import Seen, Sweep
 
 _NOT_SORTED = ("verdict", "reason", "fits")
 REFUSED = "refused"
+By = str | Callable[[Mapping[str, Any]], Any]
+"""A column, '-' before it where the largest is best, or a function of columns and axes whose smallest result is."""
+_MOST_REFUSALS = 1000
+"""Different words of refusal that are counted; a large grid may have one for every plan."""
 
 
-def best(sweep: Sweep, by: str, subject_to: Any, per: tuple[str, ...]) -> list[dict[str, Any]]:
+def best(sweep: Sweep, by: By, subject_to: Any, per: tuple[str, ...]) -> list[dict[str, Any]]:
     """One record for every group that has a point; see Sweep.best."""
     if isinstance(subject_to, Mapping):
         sweep = sweep.where(**subject_to)
@@ -40,16 +42,16 @@ Found = tuple[str, float, int, int, int]
 class Best:
     """The best points so far, one per group of values on the axes `per`."""
 
-    def __init__(self, grid: Grid, by: str, per: tuple[str, ...]) -> None:
-        self.name, self._sign = (by[1:], -1) if by.startswith("-") else (by, 1)
-        if self.name not in COLUMNS or self.name in _NOT_SORTED:
+    def __init__(self, grid: Grid, by: By, per: tuple[str, ...]) -> None:
+        name = by.removeprefix("-") if isinstance(by, str) else None
+        if name is not None and (name not in COLUMNS or name in _NOT_SORTED):
             hint = "give a column of numbers, such as usd_per_h or -total_tokens_per_s"
-            raise RequestError(f"a sweep has no column of numbers {self.name!r}", hint=hint)
+            raise RequestError(f"a sweep has no column of numbers {name!r}", hint=hint)
         unknown = next((axis for axis in per if axis not in AXES), None)
         if unknown is not None:
             raise RequestError(f"a sweep has no axis {unknown!r}", hint=f"it has {', '.join(AXES)}")
-        self.columns = (self.name, "reason")
-        self._grid, self._per = grid, per
+        self.columns = COLUMNS if name is None else (name, "reason")
+        self._grid, self._by, self._per = grid, by, per
         self._found: dict[str, Found] = {}
 
     def records(self) -> list[dict[str, Any]]:
@@ -65,12 +67,11 @@ class Best:
 
     def of(self, chunk: Chunk, keep: Array) -> list[Found]:
         """The best of every group within a chunk."""
-        values = chunk.full(self.name)
-        lost = np.isnan(values) if values.dtype.kind == "f" else values == missing_of(self.name)
-        open_ = keep & ~lost & (chunk.full("reason") == 0)
+        values = _scores(self._grid, chunk, self._by)
+        open_ = keep & ~np.isnan(values) & (chunk.full("reason") == 0)
         if not open_.any():
             return []
-        scores = np.where(open_, self._sign * values.astype(float), np.inf)
+        scores = np.where(open_, values, np.inf)
         block, first, _ = chunk.piece
         found = []
         for group, rows, lines in self._groups(chunk):
@@ -99,6 +100,19 @@ class Best:
         ]
 
 
+def _scores(grid: Grid, chunk: Chunk, by: By) -> Array:
+    """What is to be small at every point; nan where there is no number."""
+    if not isinstance(by, str):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.broadcast_to(np.asarray(by(Seen(grid, chunk)), dtype=float), chunk.shape)
+    name = by.removeprefix("-")
+    values = chunk.full(name)
+    found = values.astype(float)
+    if name not in FLOATS:
+        found[values == missing_of(name)] = np.nan
+    return -found if by.startswith("-") else found
+
+
 def _record(grid: Grid, row: Chunk, j: int) -> dict[str, Any]:
     """One point of a chunk of one context."""
     block, i, _ = row.piece
@@ -116,6 +130,7 @@ class Summary:
     def __init__(self, grid: Grid, by: str) -> None:
         self.by = by
         self.counts: dict[str, int] = dict.fromkeys((*reversed(VERDICTS), REFUSED), 0)
+        self.refusals: dict[str, int] = {}
         self.best = Best(grid, by, ("model",))
         self.columns = (*self.best.columns, "verdict", "fits")
 
@@ -124,15 +139,30 @@ class Summary:
         codes = chunk.full("verdict")
         counts = {str(name): int(np.count_nonzero(keep & (codes == code))) for code, name in enumerate(VERDICTS)}
         counts[REFUSED] = int(np.count_nonzero(keep & (codes < 0)))
-        return {"counts": counts, "best": self.best.of(chunk, keep & chunk.full("fits"))}
+        told = {"counts": counts, "best": self.best.of(chunk, keep & chunk.full("fits"))}
+        refused = [part for part in chunk.parts if part.facts["refusal"]]
+        if refused:
+            told["refusals"] = _added(
+                (part.facts["refusal"], int(np.count_nonzero(keep[:, part.first : part.stop]))) for part in refused
+            )
+        return told
 
     def take(self, *told: Mapping[str, Any]) -> dict[str, Any]:
         """Add what was said of chunks, and return as much of it as is news."""
-        counts, best = dict.fromkeys(self.counts, 0), dict[str, Found]()
-        for one in told:
-            for name, count in one["counts"].items():
-                counts[name] += count
-            best |= {found[0]: found for found in self.best.take(tuple(found) for found in one["best"])}
-        for name, count in counts.items():
-            self.counts[name] += count
-        return {"counts": counts, "best": list(best.values())}
+        news = {
+            name: _added(pair for one in told for pair in one.get(name, {}).items()) for name in ("counts", "refusals")
+        }
+        best = {found[0]: found for one in told for found in self.best.take(tuple(found) for found in one["best"])}
+        self.counts = _added((*self.counts.items(), *news["counts"].items()))
+        for text in news["refusals"].keys() - self.refusals.keys() if len(self.refusals) > _MOST_REFUSALS else ():
+            del news["refusals"][text]
+        self.refusals = _added((*self.refusals.items(), *news["refusals"].items()))
+        return {**news, "best": list(best.values())}
+
+
+def _added(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Sums by name."""
+    found: dict[str, int] = {}
+    for name, count in pairs:
+        found[name] = found.get(name, 0) + count
+    return found

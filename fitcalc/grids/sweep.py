@@ -117,10 +117,15 @@ class Sweep:
         return list(self.records())
 
     def best(
-        self, by: str, *, subject_to: Condition | Mapping[str, Any] | None = None, per: str | Sequence[str] = ()
+        self,
+        by: str | Condition,
+        *,
+        subject_to: Condition | Mapping[str, Any] | None = None,
+        per: str | Sequence[str] = (),
     ) -> list[dict[str, Any]]:
         """The record with the smallest `by` ('-name': the largest) among the points that meet `subject_to`.
 
+        by: a column, or a function that takes what a condition takes and returns numbers.
         per: axes for each of whose values there is a best one. Groups without any are left out; of equals the first
         one wins.
         """
@@ -147,13 +152,13 @@ class Sweep:
         return write(self, os.fspath(path), resume=resume, progress=progress)
 
     def to_arrow(self) -> Any:
-        """A pyarrow.RecordBatchReader that computes as it is read (extra 'arrow'); pandas and polars take it."""
+        """A pyarrow.RecordBatchReader that computes as it is read (extra 'arrow')."""
         from fitcalc.grids.tables import reader
 
         return reader(self)
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        """The Arrow stream interface, by which dataframe libraries read a sweep."""
+        """The Arrow stream interface, by which pyarrow.table, polars.DataFrame and pandas' from_arrow read a sweep."""
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
 

@@ -52,7 +52,7 @@ def write(
     if resume and form in TABLE_FORMS:
         raise RequestError(f"a {form} file cannot be resumed", hint=f"write {' or '.join(TEXT_FORMS)} to resume")
     try:
-        with _bar(sweep, progress) as step:
+        with bar(sweep, progress) as step:
             if form in TABLE_FORMS:
                 rows = _write_table(sweep, unfinished, form, step, summary)
             else:
@@ -185,7 +185,7 @@ def _write_table(sweep: Sweep, unfinished: str, form: str, step: Step, summary: 
 
 
 @contextmanager
-def _bar(sweep: Sweep, progress: bool | None) -> Iterator[Step]:
+def bar(sweep: Sweep, progress: bool | None = None) -> Iterator[Step]:
     """A function that is told how many points are done; on a terminal it draws a bar."""
     if not (sys.stderr is not None and sys.stderr.isatty() if progress is None else progress):
         yield lambda _points: None
@@ -195,5 +195,5 @@ def _bar(sweep: Sweep, progress: bool | None) -> Iterator[Step]:
     drawn: Any = click.progressbar(
         length=sweep.points, label="points", file=sys.stderr, show_eta=True, update_min_steps=sweep.points // 1000
     )
-    with drawn as bar:
-        yield bar.update
+    with drawn as shown:
+        yield shown.update
