@@ -188,6 +188,8 @@ def test_what_a_point_costs_is_what_cost_says_of_a_busy_machine(model: str, devi
         # Refused for different reasons, and more requests than another number of them.
         ("starcoderbase-1b", "iq2_xs", "ollama-2025", "rtx-4090", [8191], [300, 257, 255], "int8"),
         ("mpt-30b", "q2_k_s", None, "a100-80", [511], [4096, 255, 300, 2], "q8_0"),
+        # A KV type that llama.cpp has and Ollama has not, once found out after the plan was made.
+        ("llama-3.1-8b", "q4_k_m", "ollama", "rtx-4090", [512], [1], "q5_1"),
         # The words for a KV type that engines of other quantizations lack, for divisions, for accelerators.
         ("qwen3-8b", "awq", None, "v100-16-pcie:8", [512], [1], "nonsense"),
         ("mistral-small-3.2-24b", "q8_0", None, "dgx-h100:4", [512], [1], "nonsense"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fitcalc.engines import llama_cpp
-from fitcalc.engines.base import DeviceLedger, Pool, capability
+from fitcalc.engines.base import DeviceLedger, Pool, capability, kv_block
 from fitcalc.engines.llama_cpp_offload import resolved
 from fitcalc.engines.llama_cpp_settings import switch
 from fitcalc.engines.ollama_command import start
@@ -56,6 +56,8 @@ def refusal(
 ) -> str | None:
     """Why Ollama cannot run the combination; None when it can."""
     asked = settled(workload, profile)
+    # llama.cpp, which is asked below, has more types.
+    kv_block(profile, asked.kv_dtype)
     if _architecture(model, scheme) in profile.constants["single_request"] and _is_several(asked.concurrency):
         return f"{profile.name} serves {model.name} one request at a time: leave --concurrency out"
     engine = _started(profile)
