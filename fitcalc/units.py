@@ -1,4 +1,4 @@
-"""Sizes, rates and counts: parsing, formatting, and the three integer helpers the formulas use.
+"""Sizes, rates and counts: parsing, formatting, and the integer helpers the formulas use.
 
 Bytes are Python ints. GiB appear only in formatted text, always with the i.
 """
@@ -36,13 +36,17 @@ def ceil_div(numerator: Any, denominator: Any) -> Any:
 
 
 def least(a: Any, b: Any) -> Any:
-    """Smaller of two, written with operators so that arrays broadcast (finite numbers only)."""
-    return a - (a - b) * (a > b)
+    """Smaller of two; arrays, which know how to clip, broadcast."""
+    if hasattr(a, "clip"):
+        return a.clip(max=b)
+    return b.clip(max=a) if hasattr(b, "clip") else b if a > b else a
 
 
 def most(a: Any, b: Any) -> Any:
-    """Larger of two, written with operators so that arrays broadcast (finite numbers only)."""
-    return a + (b - a) * (b > a)
+    """Larger of two; arrays, which know how to clip, broadcast."""
+    if hasattr(a, "clip"):
+        return a.clip(min=b)
+    return b.clip(min=a) if hasattr(b, "clip") else b if b > a else a
 
 
 def round_up(value: Any, step: Any) -> Any:

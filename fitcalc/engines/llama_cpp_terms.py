@@ -86,52 +86,53 @@ def compute(
     share: Share, graph: Graph, settings: Settings, shape: Shape, rules: dict[str, Any], place: Place, kind: str
 ) -> Term:
     """The compute buffer of one device; `kind` names the spread that records of such runs have."""
-    parts = _moments(share, graph, settings, shape, rules, place, shape.outputs)
+    inputs = inputs_bytes(graph, settings, shape, rules, place.copies)
+    held = _held_width(graph, place, rules)
+    parts = {
+        "logits_bytes": _logits(share, graph, shape.tokens, shape.outputs, rules, place, inputs, held),
+        "layer_bytes": ggml.layer_bytes(
+            inputs_bytes=inputs,
+            ubatch=shape.tokens,
+            layer_width=graph.mlp_width + (graph.query_width if settings.flash else 0),
+            held_width=held,
+            copied_bytes=0 if place.host is None else place.host.largest_weight_bytes,
+        ),
+        "attention_bytes": _attention(graph, settings, shape, inputs, held, place.host),
+    }
     term = computed("compute_buffer", ggml.compute_bytes, "estimated", **parts)
     low_percent, high_percent = rules["spread_percent"][kind]
     fewest = term.bytes
     if shape.fewest_outputs is not None:
-        fewest = ggml.compute_bytes(**_moments(share, graph, settings, shape, rules, place, shape.fewest_outputs))
+        logits = _logits(share, graph, shape.tokens, shape.fewest_outputs, rules, place, inputs, held)
+        fewest = ggml.compute_bytes(**parts | {"logits_bytes": logits})
     high = term.bytes * high_percent // 100
     if place.host is not None:
         high = high + place.host.largest_weight_bytes
     if place.converts_cache and settings.flash and settings.block_k[0] > 1:
         high = high + shape.streams * shape.cells * _HALF_BYTES * (graph.key_width + graph.value_width)
-    note = f"micro-batch {shape.tokens}, logits of {shape.outputs} tokens"
+    # Arrays are not told in words.
+    told = isinstance(shape.tokens, int) and isinstance(shape.outputs, int)
+    note = f"micro-batch {shape.tokens}, logits of {shape.outputs} tokens" if told else ""
     return replace(term, low_bytes=fewest * low_percent // 100, high_bytes=high, note=note)
 
 
-def _moments(
-    share: Share, graph: Graph, settings: Settings, shape: Shape, rules: dict[str, Any], place: Place, outputs: Any
-) -> dict[str, Any]:
-    """The three moments of a graph on one device."""
-    inputs = inputs_bytes(graph, settings, shape, rules, place.copies)
-    held = _held_width(graph, place, rules)
+def _logits(
+    share: Share, graph: Graph, tokens: Any, outputs: Any, rules: dict[str, Any], place: Place, inputs: Any, held: int
+) -> Any:
+    """The end of a graph with logits of `outputs` tokens, where it is on this device."""
     host = place.host
-    kept = 4 * outputs * graph.logits_kept_width + 4 * shape.tokens * held + (inputs if place.copies > 1 else 0)
     fetches_head = host is not None and host.has_output and place.is_first
     ends_here = share.has_output or fetches_head
     # A batch of fewer tokens than this is multiplied on the host.
     is_batch = outputs >= rules["least_offload_batch"]
-    head = host.fetched_head_bytes * is_batch if host is not None and fetches_head else 0
-    query = graph.query_width if settings.flash else 0
-    return {
-        "logits_bytes": ggml.logits_bytes(
-            outputs=outputs if ends_here else 0,
-            vocab=graph.vocab,
-            hidden=graph.hidden,
-            head_bytes=head,
-            kept_bytes=kept if ends_here else 0,
-        ),
-        "layer_bytes": ggml.layer_bytes(
-            inputs_bytes=inputs,
-            ubatch=shape.tokens,
-            layer_width=graph.mlp_width + query,
-            held_width=held,
-            copied_bytes=0 if host is None else host.largest_weight_bytes,
-        ),
-        "attention_bytes": _attention(graph, settings, shape, inputs, held, host),
-    }
+    kept = 4 * outputs * graph.logits_kept_width + 4 * tokens * held + (inputs if place.copies > 1 else 0)
+    return ggml.logits_bytes(
+        outputs=outputs if ends_here else 0,
+        vocab=graph.vocab,
+        hidden=graph.hidden,
+        head_bytes=host.fetched_head_bytes * is_batch if host is not None and fetches_head else 0,
+        kept_bytes=kept if ends_here else 0,
+    )
 
 
 def _attention(graph: Graph, settings: Settings, shape: Shape, inputs: Any, held: int, host: Share | None) -> Any:
