@@ -146,14 +146,20 @@ def first_fit(request: Request, rows: Iterable[QuantRow]) -> Case | None:
 
 def with_offload(request: Request, case: Case) -> Case | None:
     """The plan with what does not fit on the cards in RAM; None where the engine cannot do that or it does not help."""
+    moved = offload_case(request, case)
+    if moved is None:
+        return None
+    found = judge.verdict_of(moved, request.context_tokens, request.concurrency)
+    return None if found == "does_not_fit" or not offload_words(moved, request) else moved
+
+
+def offload_case(request: Request, case: Case) -> Case | None:
+    """The plan that moves what does not fit to RAM, whether or not that helps; None where the engine cannot do that."""
     options = getattr(case.engine, "OFFLOAD_OPTIONS", None)
     if options is None or not request.machine.gpus or options.keys() & request.options.keys():
         return None
     moved = case_for(replace(request, options={**request.options, **options}, engine=case.profile), case.scheme)
-    if isinstance(moved, str):
-        return None
-    found = judge.verdict_of(moved, request.context_tokens, request.concurrency)
-    return None if found == "does_not_fit" or not offload_words(moved, request) else moved
+    return None if isinstance(moved, str) else moved
 
 
 def offload_words(case: Case, request: Request) -> str:

@@ -188,15 +188,21 @@ def division_notes(case: verdict.Case, request: Request) -> Iterator[str]:
         )
 
 
-def case_with(request: Request, scheme: Scheme, engine: EngineProfile) -> verdict.Case | str:
-    """The case of a scheme under an engine, or the reason why the engine refuses it."""
+def accepted(request: Request, scheme: Scheme, engine: EngineProfile) -> Workload | str:
+    """The first way to divide the model that the engine accepts, or the reason why it refuses the natural one."""
     reasons: list[str] = []
     for workload in workloads(request, engine):
         reason = engines.refusal(engine, scheme, request.machine, workload, request.model)
         if reason is None:
-            return verdict.case_of(request.model, scheme, engine, request.machine, workload)
+            return workload
         reasons.append(reason)
     return reasons[0]
+
+
+def case_with(request: Request, scheme: Scheme, engine: EngineProfile) -> verdict.Case | str:
+    """The case of a scheme under an engine, or the reason why the engine refuses it."""
+    found = accepted(request, scheme, engine)
+    return found if isinstance(found, str) else verdict.case_of(request.model, scheme, engine, request.machine, found)
 
 
 def case_for(request: Request, scheme: Scheme) -> verdict.Case | str:

@@ -46,6 +46,11 @@ class Case:
         result: tuple[DeviceLedger, ...] = self.engine.ledgers(self.prepared, context_tokens, concurrency)
         return result
 
+    def deciding(self, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
+        """Those on which the answer depends; an engine may leave the others uncomputed."""
+        found = getattr(self.engine, "deciding", self.engine.ledgers)
+        return tuple(entry for entry in found(self.prepared, context_tokens, concurrency) if entry.decisive)
+
 
 def case_of(model: ModelSpec, scheme: Scheme, profile: EngineProfile, machine: Machine, workload: Workload) -> Case:
     """Prepare a plan with the engine's module; the engine must have accepted the combination (engines.refusal)."""
@@ -78,7 +83,7 @@ def verdict_of(case: Case, context_tokens: int, concurrency: int) -> Verdict:
     """The answer for the whole plan: 'unknown' where what the model leaves open has no bound, or where the two ends of
     its range answer differently; an upper end that fits, fits.
     """
-    found = worst([device_verdict(entry) for entry in case.ledgers(context_tokens, concurrency)])
+    found = worst([device_verdict(entry) for entry in case.deciding(context_tokens, concurrency)])
     least = case.model.at_least
     if least is None:
         return "unknown" if case.model.unknowns and found != "does_not_fit" else found
@@ -95,8 +100,7 @@ def excess_bytes(case: Case, context_tokens: int, concurrency: int) -> int:
     """
     found = [
         ledger.total_bytes(entry.terms) - (entry.usable_bytes or 0)
-        for entry in case.ledgers(context_tokens, concurrency)
-        if entry.decisive
+        for entry in case.deciding(context_tokens, concurrency)
     ]
     return max(found, default=0)
 

@@ -12,11 +12,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "fitcalc"
 
-BASE = {"errors", "units", "frozen", "ledger"}
+BASE = {"errors", "units", "frozen", "same", "ledger"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": {"errors"},
     "frozen": set(),
+    "same": set(),
     "ledger": {"frozen"},
     "spec": BASE | {"spec"},
     "formulas": {"units", "formulas"},

@@ -7,6 +7,7 @@ An engine module defines the functions of engines.contract.Engine at module leve
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from fitcalc.errors import UnknownNameError
@@ -42,6 +43,16 @@ class Pool:
     kv_bytes: Any
     tokens: Any
     block_tokens: int
+
+
+Ask = Callable[[Callable[[Any, Any], Any]], Any]
+"""Puts the context and the requests at hand into a function of both and returns what that gives there: a number or a
+tuple of numbers. A sweep asks for many points at once and goes on with those that answer alike."""
+
+
+def at(context_tokens: int, concurrency: int) -> Ask:
+    """Asks at one point."""
+    return lambda question: question(context_tokens, concurrency)
 
 
 def kv_block(profile: EngineProfile, kv_dtype: str) -> tuple[int, int]:

@@ -8,6 +8,8 @@ whole layers. Beside the contract of fitcalc.engines.base there is
         or a card that cannot even hold its buffers. The host's ledger then decides, so RAM has to be known.
     offload_summary(prepared) -> str
         '28 of 33 layers on the card, the rest in RAM'; '' where everything is on the cards.
+    placed(prepared, ask) -> Prepared, moved(prepared, ask) -> Prepared | None
+        the plan at a point, and `offloaded` there, for many points at once (base.Ask).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from fitcalc.engines import llama_cpp_ledgers
 from fitcalc.engines.base import DeviceLedger, Pool, memory_notes, most_requests
 from fitcalc.engines.llama_cpp_command import start_command
 from fitcalc.engines.llama_cpp_ledgers import kv_cache_bytes, repacked_bytes
-from fitcalc.engines.llama_cpp_offload import offload_summary, offloaded, resolved
+from fitcalc.engines.llama_cpp_offload import moved, offload_summary, offloaded, placed, resolved
 from fitcalc.engines.llama_cpp_placement import overrides_of
 from fitcalc.engines.llama_cpp_plan import Prepared, prepare, shape_at
 from fitcalc.engines.llama_cpp_settings import Settings, settings_of, window_tokens
@@ -35,11 +37,14 @@ __all__ = [
     "OFFLOAD_OPTIONS",
     "Prepared",
     "command",
+    "deciding",
     "kv_cache_bytes",
     "ledgers",
+    "moved",
     "notes",
     "offload_summary",
     "offloaded",
+    "placed",
     "pool",
     "prepare",
     "refusal",
@@ -97,6 +102,11 @@ def _cache_refusal(model: ModelSpec, settings: Settings, profile: EngineProfile)
 def ledgers(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
     """The terms of every card in rank order and of the host, or of the one device whose memory is shared."""
     return llama_cpp_ledgers.ledgers(resolved(prepared, context_tokens, concurrency), context_tokens, concurrency)
+
+
+def deciding(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
+    """The same without a host that carries overhead alone."""
+    return llama_cpp_ledgers.deciding(resolved(prepared, context_tokens, concurrency), context_tokens, concurrency)
 
 
 def pool(_prepared: Prepared, _context_tokens: Any, _concurrency: Any) -> Pool | None:

@@ -8,8 +8,10 @@ the buffers that llama.cpp reserves for models of each kind (dense gated, plain,
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from fitcalc.frozen import dataclass
+from fitcalc.same import Same
 from fitcalc.spec.model import CacheLayer, ModelSpec, Tensor
 
 TEXT_PARTS = ("text", "encoder", "other")
@@ -58,6 +60,12 @@ def graph_of(model: ModelSpec, mlp_buffers: int, *, windowed: bool, latent_cache
     cache of their own, `latent_cache` that latent attention runs on its latents, `fused` that the file holds Q, K and V
     as one matrix.
     """
+    return _graph_of(Same(model), mlp_buffers, windowed, latent_cache, fused)
+
+
+@lru_cache(maxsize=16)
+def _graph_of(model_: Same[ModelSpec], mlp_buffers: int, windowed: bool, latent_cache: bool, fused: bool) -> Graph:
+    model = model_.value
     tensors = [tensor for tensor in model.tensors if tensor.part in TEXT_PARTS]
     hidden = model.hidden
     attending = [layer for layer in model.cache_layers if layer.kind != "recurrent"]

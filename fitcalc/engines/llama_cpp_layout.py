@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from math import prod
 
 from fitcalc.engines.llama_cpp_graph import TEXT_PARTS, cache_widths
@@ -16,6 +17,7 @@ from fitcalc.formulas import ggml
 from fitcalc.formulas.weights import matrix_bytes
 from fitcalc.frozen import dataclass, replace
 from fitcalc.quantization.stored import Stored
+from fitcalc.same import Same
 from fitcalc.spec.model import CacheLayer, ModelSpec, Tensor
 from fitcalc.spec.quant import Format
 from fitcalc.units import round_up
@@ -204,10 +206,18 @@ def _tail(model: ModelSpec, layer: CacheLayer, types: Types, rules: Rules) -> in
     return sum(int(round_up(tail, rules.tensor_step)) for tail in tails)
 
 
-def shares_of(model: ModelSpec, stored: Sequence[Stored], rules: Rules, types: Types) -> tuple[Share, ...]:
+def shares_of(model: ModelSpec, stored: tuple[Stored, ...], rules: Rules, types: Types) -> tuple[Share, ...]:
     """The share of every card in rank order and, last, of the host."""
+    return _shares_of(Same(model), Same(stored), rules, types)
+
+
+@lru_cache(maxsize=256)
+def _shares_of(
+    model_: Same[ModelSpec], stored: Same[tuple[Stored, ...]], rules: Rules, types: Types
+) -> tuple[Share, ...]:
+    model = model_.value
     ranks = ranks_of_layers(model.layers, rules)
-    pieces = list(_pieces(stored, ranks, rules))
+    pieces = list(_pieces(stored.value, ranks, rules))
     if rules.row_shares:
         pieces = list(_divided(pieces, rules.row_shares))
     return tuple(_share(rank, model, pieces, ranks, rules, types) for rank in (*range(len(rules.shares)), HOST))

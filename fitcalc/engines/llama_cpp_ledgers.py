@@ -23,12 +23,37 @@ from fitcalc.units import format_gib
 def ledgers(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
     """The terms of every card in rank order and of the host, or of the one device whose memory is shared."""
     shape = shape_at(prepared, context_tokens, concurrency)
+    return *_devices(prepared, shape), *([_host(prepared, shape)] if _has_host(prepared) else [])
+
+
+def deciding(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
+    """The same without a host that carries overhead alone."""
+    shape = shape_at(prepared, context_tokens, concurrency)
+    with_host = _has_host(prepared) and _host_decides(prepared)
+    return *_devices(prepared, shape), *([_host(prepared, shape)] if with_host else [])
+
+
+def on_cards(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
+    """The terms of every card alone."""
+    return _devices(prepared, shape_at(prepared, context_tokens, concurrency))
+
+
+def _devices(prepared: Prepared, shape: Shape) -> tuple[DeviceLedger, ...]:
     if not prepared.machine.gpus:
         return (_processor(prepared, shape),)
     if prepared.is_shared_memory:
         return (_shared(prepared, shape),)
     cards = zip(prepared.machine.gpus, prepared.cards, strict=True)
-    return (*(_card(prepared, shape, device, share) for device, share in cards), _host(prepared, shape))
+    return tuple(_card(prepared, shape, device, share) for device, share in cards)
+
+
+def _has_host(prepared: Prepared) -> bool:
+    """The host's memory is another than the device's."""
+    return bool(prepared.machine.gpus) and not prepared.is_shared_memory
+
+
+def _host_decides(prepared: Prepared) -> bool:
+    return prepared.uses_host or prepared.machine.ram_bytes is not None
 
 
 def _copies(prepared: Prepared) -> int:
@@ -120,9 +145,8 @@ def _host(prepared: Prepared, shape: Shape) -> DeviceLedger:
     ram, cpu = prepared.machine.ram_bytes, prepared.machine.cpu
     name = cpu.name if cpu else "Host memory"
     capacity = cpu.memory_bytes if cpu and ram is not None else ram
-    decisive = prepared.uses_host or ram is not None
-    layers = _layer_share(prepared.host)
-    return DeviceLedger("host", name, len(prepared.cards), capacity, ram, parts, decisive, layers)
+    decides, layers = _host_decides(prepared), _layer_share(prepared.host)
+    return DeviceLedger("host", name, len(prepared.cards), capacity, ram, parts, decides, layers)
 
 
 def _processor(prepared: Prepared, shape: Shape) -> DeviceLedger:

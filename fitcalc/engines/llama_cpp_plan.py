@@ -106,7 +106,9 @@ def _shares(machine: Machine, workload: Workload) -> tuple[tuple[float, ...], tu
     """(share of the layers, share of every matrix's rows or ()) of each card."""
     cards, options = machine.gpus, workload.options
     given = (*(float(part) for part in options["tensor_split"]), *(0.0 for _ in cards))[: len(cards)]
-    if not any(given):
+    if len(cards) == 1:
+        given = (1.0,)
+    elif not any(given):
         given = tuple(float(max((card.usable_bytes or 1) - machine.gpu_used_bytes, 1)) for card in cards)
     if options["split_mode"] == "layer":
         return given, ()

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 from fitcalc import ledger
-from fitcalc.engines.base import DeviceLedger
-from fitcalc.engines.llama_cpp_ledgers import ledgers
+from fitcalc.engines.base import Ask, DeviceLedger
+from fitcalc.engines.llama_cpp_ledgers import on_cards
 from fitcalc.engines.llama_cpp_plan import Prepared, relaid
+from fitcalc.units import least, most
 
 _PER_LAYER = ("weights", "kv_cache", "state")
 _TRIES = 6
 """Single layers moved after the first division: layers of one model differ in size."""
 
 
-def rebalanced(prepared: Prepared, context_tokens: int, concurrency: int) -> Prepared:
+def rebalanced(prepared: Prepared, ask: Ask) -> Prepared:
     """The plan with other shares where only those let it fit; the plan itself where they do not help.
 
     llama.cpp divides layers by free memory, and what a card holds beside layers (context, compute buffer, the output
     matrix) is not in that share.
     """
-    if not _may_change(prepared):
+    if not _may_change(prepared) or ask(partial(_holds, prepared)):
         return prepared
-    entries = _cards(prepared, context_tokens, concurrency)
-    if _holds(entries):
-        return prepared
-    counts = _counts(prepared, entries)
-    for _ in range(_TRIES if counts else 0):
+    counts = list(ask(partial(_counts, prepared)))
+    for _ in range(_TRIES if any(counts) else 0):
         found = _with_counts(prepared, counts)
-        entries = _cards(found, context_tokens, concurrency)
-        if _holds(entries):
+        if ask(partial(_holds, found)):
             return found
-        rooms = [_room(entry) for entry in entries]
-        tightest, roomiest = rooms.index(min(rooms)), rooms.index(max(rooms))
-        if rooms[roomiest] <= 0 or counts[tightest] <= 1:
+        tightest, roomiest, has_room = ask(partial(_extremes, found))
+        if not has_room or counts[tightest] <= 1:
             break
         counts[tightest] -= 1
         counts[roomiest] += 1
@@ -51,34 +50,54 @@ def _may_change(prepared: Prepared) -> bool:
     )
 
 
-def _cards(prepared: Prepared, context_tokens: int, concurrency: int) -> tuple[DeviceLedger, ...]:
-    return ledgers(prepared, context_tokens, concurrency)[: len(prepared.cards)]
+def _rooms(prepared: Prepared, context_tokens: Any, concurrency: Any) -> list[Any]:
+    """What is left on every card."""
+    return [_room(entry) for entry in on_cards(prepared, context_tokens, concurrency)]
 
 
-def _room(entry: DeviceLedger) -> int:
-    total: int = ledger.total_bytes(entry.terms)
-    return (entry.usable_bytes or 0) - total
+def _room(entry: DeviceLedger) -> Any:
+    return (entry.usable_bytes or 0) - ledger.total_bytes(entry.terms)
 
 
-def _holds(entries: tuple[DeviceLedger, ...]) -> bool:
-    return all(_room(entry) >= 0 for entry in entries)
+def _holds(prepared: Prepared, context_tokens: Any, concurrency: Any) -> Any:
+    """No card is overrun."""
+    found: Any = True
+    for room in _rooms(prepared, context_tokens, concurrency):
+        found = found & (room >= 0)
+    return found
 
 
-def _counts(prepared: Prepared, entries: tuple[DeviceLedger, ...]) -> list[int]:
-    """Layers for every card in proportion to its room for them; [] where all together have too little."""
+def _extremes(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[Any, Any, Any]:
+    """(the card with the least room, the one with the most, whether that has any); the first of equals."""
+    rooms = _rooms(prepared, context_tokens, concurrency)
+    tightest, roomiest, low, high = 0, 0, rooms[0], rooms[0]
+    for index, room in enumerate(rooms):
+        tightest, low = tightest + (index - tightest) * (room < low), least(low, room)
+        roomiest, high = roomiest + (index - roomiest) * (room > high), most(high, room)
+    return tightest, roomiest, high > 0
+
+
+def _counts(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[Any, ...]:
+    """Layers for every card in proportion to its room for them; none where all together have too little."""
     layers = prepared.model.layers
+    entries = on_cards(prepared, context_tokens, concurrency)
     variable = [
         sum(term.bytes for term in entry.terms if term.name in _PER_LAYER) - share.head_bytes
         for entry, share in zip(entries, prepared.cards, strict=True)
     ]
-    rooms = [max(_room(entry) + size, 0) for entry, size in zip(entries, variable, strict=True)]
-    if sum(rooms) < sum(variable):
-        return []
-    counts = [layers * room // sum(rooms) for room in rooms]
-    for index in sorted(range(len(rooms)), key=lambda card: layers * rooms[card] % sum(rooms), reverse=True):
-        if sum(counts) < layers:
-            counts[index] += 1
-    return counts
+    rooms = [most(_room(entry) + size, 0) for entry, size in zip(entries, variable, strict=True)]
+    whole = most(sum(rooms), 1)
+    rests = [layers * room % whole for room in rooms]
+    left = layers - sum(layers * room // whole for room in rooms)
+    # What rounding down leaves goes to the cards with the largest remainders, to the first of equals.
+    places = [
+        sum((other > rest) | ((other == rest) & (rank < card)) for rank, other in enumerate(rests))
+        for card, rest in enumerate(rests)
+    ]
+    is_enough = sum(rooms) >= sum(variable)
+    return tuple(
+        (layers * room // whole + (place < left)) * is_enough for room, place in zip(rooms, places, strict=True)
+    )
 
 
 def _with_counts(prepared: Prepared, counts: list[int]) -> Prepared:

@@ -7,10 +7,11 @@ free on a card when it places layers itself is a term `reserve`; with num_gpu gi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from fitcalc.engines import llama_cpp
-from fitcalc.engines.base import DeviceLedger, Pool, capability, kv_block
+from fitcalc.engines.base import Ask, DeviceLedger, Pool, at, capability, kv_block
 from fitcalc.engines.llama_cpp_offload import resolved
 from fitcalc.engines.llama_cpp_settings import switch
 from fitcalc.engines.ollama_command import start
@@ -218,23 +219,58 @@ def batch_tokens(prepared: Prepared, context_tokens: Any, concurrency: Any) -> A
 def plan_at(prepared: Prepared, context_tokens: Any, concurrency: Any) -> Any:
     """llama.cpp's plan at one context and concurrency: on one card where the forecast fits there, and with its batch.
 
-    Arrays of contexts are laid out over all cards.
+    Arrays are given plans that are placed already.
     """
-    plan = prepared.every_card
-    if prepared.one_card is not None and isinstance(context_tokens, int) and isinstance(concurrency, int):
-        share = prepared.profile.constants["single_card_percent"]
-        most = max((card.usable_bytes or 0) - prepared.machine.gpu_used_bytes for card in prepared.machine.gpus)
-        if forecast(prepared, context_tokens, concurrency) <= most * share // 100:
-            plan = prepared.one_card
-    batch = batch_tokens(prepared, context_tokens, concurrency)
+    single = isinstance(context_tokens, int) and isinstance(concurrency, int)
+    plan = _cards_taken(prepared, at(context_tokens, concurrency)) if single else prepared.every_card
+    return _with_batch(plan, batch_tokens(prepared, context_tokens, concurrency))
+
+
+def _cards_taken(prepared: Prepared, ask: Ask) -> Any:
+    return prepared.one_card if prepared.one_card and ask(partial(_goes_on_one, prepared)) else prepared.every_card
+
+
+def _goes_on_one(prepared: Prepared, context_tokens: Any, concurrency: Any) -> Any:
+    """The forecast fits on the card with the most room."""
+    share = prepared.profile.constants["single_card_percent"]
+    most = max((card.usable_bytes or 0) - prepared.machine.gpu_used_bytes for card in prepared.machine.gpus)
+    return forecast(prepared, context_tokens, concurrency) <= most * share // 100
+
+
+def _with_batch(plan: Any, batch: Any) -> Any:
     return replace(plan, settings=replace(plan.settings, batch=batch, ubatch=batch))
+
+
+def _plan_where(prepared: Prepared, ask: Ask) -> Any:
+    """`plan_at` for many points at once."""
+    return _with_batch(_cards_taken(prepared, ask), ask(partial(batch_tokens, prepared)))
+
+
+def placed(prepared: Prepared, ask: Ask) -> Prepared:
+    """The plan with every layer in its place."""
+    return replace(prepared, every_card=llama_cpp.placed(_plan_where(prepared, ask), ask), one_card=None)
+
+
+def moved(prepared: Prepared, ask: Ask) -> Any:
+    """`offloaded` for many points at once."""
+    return llama_cpp.moved(_plan_where(prepared, ask), ask)
 
 
 def ledgers(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
     """llama.cpp's terms, and on every card in use what Ollama leaves free."""
     found = llama_cpp.ledgers(plan_at(prepared, context_tokens, concurrency), context_tokens, concurrency)
+    return _with_kept(prepared, found)
+
+
+def deciding(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
+    """The same without a host that carries overhead alone."""
+    found = llama_cpp.deciding(plan_at(prepared, context_tokens, concurrency), context_tokens, concurrency)
+    return _with_kept(prepared, found)
+
+
+def _with_kept(prepared: Prepared, entries: tuple[DeviceLedger, ...]) -> tuple[DeviceLedger, ...]:
     cards = prepared.machine.gpus
-    return tuple(_kept(prepared, entry, cards[entry.rank]) if entry.rank < len(cards) else entry for entry in found)
+    return tuple(_kept(prepared, entry, cards[entry.rank]) if entry.rank < len(cards) else entry for entry in entries)
 
 
 def _kept(prepared: Prepared, entry: DeviceLedger, device: Device) -> DeviceLedger:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from fitcalc.formulas import runtime, split
 from fitcalc.formulas.weights import matrix_bytes
 from fitcalc.frozen import dataclass
 from fitcalc.quantization.stored import Stored
+from fitcalc.same import Same
 from fitcalc.spec.model import ModelSpec, Rope, Tensor
 from fitcalc.spec.quant import Format
 from fitcalc.units import ceil_div, round_up
@@ -163,12 +165,20 @@ def rotary_positions(rope: Rope) -> int:
     return scaled + (rope.tables - 1) * positions
 
 
-def rank_weights(model: ModelSpec, stored: Sequence[Stored], rank: Rank, float_bytes: int) -> RankWeights:
+def rank_weights(model: ModelSpec, stored: tuple[Stored, ...], rank: Rank, float_bytes: int) -> RankWeights:
     """The weights of one rank. `float_bytes` is an element of the model's compute type (2, or 4 in fp32)."""
+    return _rank_weights(Same(model), Same(stored), rank, float_bytes)
+
+
+@lru_cache(maxsize=64)
+def _rank_weights(
+    model_: Same[ModelSpec], stored: Same[tuple[Stored, ...]], rank: Rank, float_bytes: int
+) -> RankWeights:
+    model = model_.value
     booked_of = runtime.segment_bytes if rank.keeps_segments else runtime.booked_bytes
     parts: dict[tuple[object, ...], list[int]] = {}
     absorbed = absorbed_booked = quantized = 0
-    for entry in stored:
+    for entry in stored.value:
         tensor, fmt = entry.tensor, entry.format
         count = repeats_of(tensor, entry.layers, rank, tied=model.tied_embeddings)
         if not count:

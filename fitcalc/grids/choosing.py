@@ -12,7 +12,8 @@ from fitcalc.errors import RequestError
 from fitcalc.frozen import replace
 from fitcalc.grids.chunks import COLUMNS, Chunk, Part, compute, missing_of, records
 from fitcalc.grids.grid import AXES, PLAN_AXES, Grid
-from fitcalc.grids.points import FLOATS, VERDICTS, Array
+from fitcalc.grids.placing import Array
+from fitcalc.grids.points import FLOATS, VERDICTS
 from fitcalc.grids.sweep import Seen, Sweep
 
 _NOT_SORTED = ("verdict", "reason", "fits")

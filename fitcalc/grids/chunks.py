@@ -11,6 +11,8 @@ import numpy as np
 from fitcalc.frozen import dataclass
 from fitcalc.grids import points
 from fitcalc.grids.grid import Block, Grid
+from fitcalc.grids.moving import with_moved
+from fitcalc.grids.placing import Array, Columns
 from fitcalc.grids.plans import Refusal, Run, runs_of
 from fitcalc.grids.points import (
     COST_COLUMNS,
@@ -19,15 +21,13 @@ from fitcalc.grids.points import (
     MEMORY_COLUMNS,
     MISSING,
     SPEED_COLUMNS,
-    Array,
-    Columns,
+    type_of,
 )  # fmt: skip
-from fitcalc.plan import Request
-from fitcalc.verdict import Case
+from fitcalc.grids.settled import Settled, limits_along, settled
+from fitcalc.same import Same
 
 COLUMNS = (*MEMORY_COLUMNS, *LIMIT_COLUMNS, *SPEED_COLUMNS, *COST_COLUMNS, "reason")
 """All columns of numbers, in order."""
-_TYPES = {"verdict": np.int8, "fits": np.bool_, "reason": np.int8}
 Piece = tuple[int, int, int]
 """(block, first context, stop)."""
 
@@ -60,11 +60,6 @@ class Chunk:
         return np.broadcast_to(self.columns[name], self.shape)
 
 
-def type_of(column: str) -> Any:
-    """The numpy type of a column."""
-    return np.float64 if column in FLOATS else _TYPES.get(column, np.int64)
-
-
 def missing_of(column: str) -> Any:
     """What stands where a column has no number."""
     return np.nan if column in FLOATS else {"verdict": -1, "fits": False}.get(column, MISSING)
@@ -73,14 +68,13 @@ def missing_of(column: str) -> Any:
 def compute(grid: Grid, piece: Piece, wanted: tuple[str, ...] = COLUMNS) -> Chunk:
     """The wanted columns of a piece."""
     index, first, stop = piece
-    contexts = grid.contexts[first:stop]
+    block = grid.block(index)
     found, parts = [], []
-    for run in runs_of(grid, index):
-        requests = grid.concurrencies[run.first : run.stop]
-        columns, facts = _run_columns(grid, grid.block(index), run, contexts, requests, wanted)
+    for run in runs_of(Same(grid), index):
+        columns, facts = _run_columns(grid, block, run, slice(first, stop), wanted)
         found.append(_shaped(columns, wanted))
         parts.append(Part(run.first, run.stop, facts))
-    shape = (len(contexts), len(grid.concurrencies))
+    shape = (stop - first, len(grid.concurrencies))
     if len(found) == 1:
         return Chunk(piece, shape, found[0], tuple(parts))
     joined = {name: _joined([columns[name] for columns in found], parts, shape) for name in wanted}
@@ -88,8 +82,14 @@ def compute(grid: Grid, piece: Piece, wanted: tuple[str, ...] = COLUMNS) -> Chun
 
 
 def compute_all(grid: Grid, pieces: tuple[Piece, ...], wanted: tuple[str, ...]) -> list[Chunk]:
-    """Several pieces: what a worker is given at once."""
+    """Several pieces: what a worker is given at once. An equal grid that came before is taken, with its plans."""
+    grid = _first_equal(grid)
     return [compute(grid, piece, wanted) for piece in pieces]
+
+
+@lru_cache(maxsize=4)
+def _first_equal(grid: Grid) -> Grid:
+    return grid
 
 
 def _joined(columns: list[Array], parts: list[Part], shape: tuple[int, int]) -> Array:
@@ -109,12 +109,11 @@ def _two(value: Any) -> tuple[int, int]:
 
 
 def _run_columns(
-    grid: Grid, block: Block, run: Run, contexts: tuple[int, ...], requests: tuple[int, ...], wanted: tuple[str, ...]
+    grid: Grid, block: Block, run: Run, piece: slice, wanted: tuple[str, ...]
 ) -> tuple[Columns, dict[str, Any]]:
     case = run.case
     if isinstance(case, Refusal):
         return _refused(case.code), {**block.labels, "refusal": case.text}
-    assert run.request is not None
     facts = {
         **block.labels,
         "quant": case.scheme.id,
@@ -123,82 +122,30 @@ def _run_columns(
         "kv_dtype": case.workload.kv_dtype or next(iter(case.profile.kv_types)),
         "refusal": "",
     }
-    kind = _number_type(grid, block.index, run.first)
-    if kind is None:
-        text = f"contexts up to {max(grid.contexts):,} × {max(requests):,} requests are beyond what 64 bits hold"
-        return _refused(4), {**facts, "refusal": text}
-    limits = _limits(grid, block.index, run.first, contexts) if set(wanted) & set(LIMIT_COLUMNS) else {}
-    column, row = np.array(contexts, dtype=kind)[:, None], np.array(requests, dtype=kind)[None, :]
-    return _columns(run.request, case, limits, column, row, wanted), facts
+    plan = settled(Same(run), Same(grid.contexts))
+    if plan.kind is not None:
+        return _columns(plan, piece, set(wanted)), facts
+    most = f"contexts up to {max(plan.contexts):,} × {max(plan.requests):,} requests"
+    return _refused(4), {**facts, "refusal": f"{most} are beyond what 64 bits hold"}
 
 
 def _refused(code: int) -> Columns:
     return {name: missing_of(name) for name in COLUMNS} | {"reason": code}
 
 
-def _run_of(grid: Grid, index: int, first: int) -> tuple[Case, tuple[int, ...]]:
-    """The plan and the concurrencies of a run."""
-    run = next(run for run in runs_of(grid, index) if run.first == first)
-    assert isinstance(run.case, Case)
-    return run.case, grid.concurrencies[run.first : run.stop]
-
-
-def _limits(grid: Grid, index: int, first: int, contexts: tuple[int, ...]) -> Columns:
-    """LIMIT_COLUMNS of a run: a row along its concurrencies and a column along contexts."""
-    case, _ = _run_of(grid, index, first)
-    kind, longest = _longest(grid, index, first)
-    most = points.most_concurrent(case, contexts, moving=points.moves(case), kind=kind)
-    return {"max_context_tokens": longest, "max_concurrency": most}
-
-
-@lru_cache(maxsize=32)
-def _longest(grid: Grid, index: int, first: int) -> tuple[Any, Any]:
-    """What limits are sought in, and the largest contexts along a run: the same for all pieces of a block."""
-    case, requests = _run_of(grid, index, first)
-    kind = points.sought_type(case, grid.contexts, requests)
-    return kind, points.longest_contexts(case, requests, moving=points.moves(case), kind=kind)
-
-
-@lru_cache(maxsize=32)
-def _number_type(grid: Grid, index: int, first: int) -> Any:
-    """What a run is computed in, by its largest corner; the same for all pieces of a block."""
-    case, requests = _run_of(grid, index, first)
-    return points.number_type(case, max(grid.contexts), max(requests))
-
-
-def _columns(
-    request: Request, case: Case, limits: Columns, column: Array, row: Array, wanted: tuple[str, ...]
-) -> Columns:
-    has = set(wanted).__contains__
-    moving = points.moves(case)
-    found: Columns = {"reason": 0, **limits}
-    if any(map(has, MEMORY_COLUMNS)):
-        found |= points.memory(case, column, row)
-    if any(map(has, (*SPEED_COLUMNS, *COST_COLUMNS))):
-        found |= points.speeds(case, column, row)
-        found |= points.costs(case, found["total_tokens_per_s"])
-    if moving or request.machine.ram_bytes is not None:
-        found = _with_single_points(found, request, case, column, row, moving)
-    return found
-
-
-def _with_single_points(
-    found: Columns, request: Request, case: Case, column: Array, row: Array, moving: bool
-) -> Columns:
-    """The columns with those points asked one by one whose plan is another one than arrays take."""
-    settled = points.settled_by_arrays(case, column, row) if moving else points.holds(case, column, row)
-    apart = np.argwhere(~settled)
-    if not len(apart):
-        return found
-    shape = settled.shape
-    full = {
-        name: np.broadcast_to(np.asarray(value, dtype=type_of(name)), shape).copy() for name, value in found.items()
-    }
-    for i, j in apart:
-        single = points.one_point(request, case, int(column[i, 0]), int(row[0, j]))
-        for name in full.keys() & single.keys():
-            full[name][i, j] = np.asarray(single[name]).reshape(())
-    return full
+def _columns(plan: Settled, piece: slice, wanted: set[str]) -> Columns:
+    column = np.array(plan.contexts[piece], dtype=plan.kind)[:, None]
+    row = np.array(plan.requests, dtype=plan.kind)[None, :]
+    found: Columns = {"reason": 0}
+    if not wanted.isdisjoint(MEMORY_COLUMNS) or plan.moved is not None:
+        found |= points.memory(plan.case, column, row)
+    if not wanted.isdisjoint(LIMIT_COLUMNS):
+        longest, most = limits_along(Same(plan))
+        found |= points.limit_columns(plan.case, column, row, longest, most[piece])
+    if not wanted.isdisjoint((*SPEED_COLUMNS, *COST_COLUMNS)):
+        found |= points.speeds(plan.case, column, row)
+        found |= points.costs(plan.case, found["total_tokens_per_s"])
+    return found if plan.moved is None else with_moved(found, plan.moved, column, row)
 
 
 def records(chunk: Chunk, grid: Grid, wanted: tuple[str, ...], keep: Array | None = None) -> Iterator[dict[str, Any]]:

@@ -5,20 +5,22 @@ Where an engine takes only so many requests at once, concurrencies fall into run
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 from fitcalc.arguments import gpu_names, size_or_none
 from fitcalc.catalog import load_engine
 from fitcalc.errors import FitcalcError, RequestError, UnknownNameError, UnsupportedModelError
-from fitcalc.frozen import dataclass
+from fitcalc.frozen import dataclass, replace
 from fitcalc.grids.grid import NATIVE, Block, DeviceChoice, Grid
 from fitcalc.machine import machine_of
 from fitcalc.media import media_of, model_for
-from fitcalc.plan import Request, case_for, named_scheme, native_scheme_id, scheme_of
+from fitcalc.plan import Request, accepted, case_for, named_scheme, native_scheme_id, scheme_of
+from fitcalc.same import Same
 from fitcalc.spec.hardware import Machine
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.quant import Scheme
-from fitcalc.verdict import Case
+from fitcalc.verdict import Case, largest
 
 REASONS = ("", "refused", "unknown_name", "not_decided", "too_large")
 """Why a point has no numbers, by code: '' it has; no engine runs it so; the engine has no such KV type; the model
@@ -35,10 +37,11 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Neighbouring concurrencies, by their places on the axis, that have the same plan or none."""
+    """Neighbouring concurrencies that have the same plan or none: their places on the axis, and their values."""
 
     first: int
     stop: int
+    requests: tuple[int, ...]
     request: Request | None
     case: Case | Refusal
 
@@ -96,40 +99,43 @@ def plan_at(block: Block, context_tokens: int, concurrency: int) -> tuple[Reques
     return request, Refusal(1, found) if isinstance(found, str) else found
 
 
-def _key(case: Case | Refusal) -> tuple[object, ...]:
-    """Equal for concurrencies that share a plan: what the plan is made of beside them."""
-    if isinstance(case, Refusal):
-        return case.code, case.text
-    work = case.workload
-    return case.profile.id, work.tensor_parallel, work.pipeline_parallel, work.expert_parallel
+Planned = tuple[Request | None, Case | Refusal]
+
+
+def _plans(block: Block, contexts: tuple[int, ...], counts: list[int]) -> Iterator[Planned]:
+    """The plan at each of ascending numbers of requests: one holds as far as nothing speaks against it."""
+    first = plan_at(block, contexts[0], counts[0])
+    last = largest(lambda place: place == 0 or _holds_at(block, first, counts[place]), len(counts) - 1)
+    yield from (first for _ in range(last + 1))
+    if last + 1 < len(counts):
+        yield from _plans(block, contexts, counts[last + 1 :])
+
+
+def _holds_at(block: Block, planned: Planned, concurrency: int) -> bool:
+    """Whether a plan that was made for fewer requests is that of more too, a refusal with the same words.
+
+    What an engine refuses of some requests it refuses of more, so that engines which come before a plan's own need not
+    be asked again.
+    """
+    request, case = planned
+    if request is None or isinstance(case, Refusal):
+        context = request.context_tokens if request is not None else 1
+        return plan_at(block, context, concurrency)[1] == case
+    found = accepted(replace(request, concurrency=concurrency), case.scheme, case.profile)
+    return not isinstance(found, str) and replace(found, concurrency=case.workload.concurrency) == case.workload
 
 
 @lru_cache(maxsize=32)
-def runs_of(grid: Grid, index: int) -> tuple[Run, ...]:
-    """The plans of a block along its concurrencies. What an engine refuses of more requests it refuses of still more,
-    so that two ends with the same plan have it all between them."""
-    block, counts = grid.block(index), grid.concurrencies
+def runs_of(grid: Same[Grid], index: int) -> tuple[Run, ...]:
+    """The plans of a block along its concurrencies."""
+    counts = grid.value.concurrencies
     order = sorted(range(len(counts)), key=counts.__getitem__)
-    known = {place: plan_at(block, grid.contexts[0], counts[place]) for place in {order[0], order[-1]}}
-
-    def fill(low: int, high: int) -> None:
-        first, last = known[order[low]], known[order[high]]
-        if _key(first[1]) == _key(last[1]):
-            for place in order[low + 1 : high]:
-                known[place] = first
-        elif high - low > 1:
-            middle = (low + high) // 2
-            known[order[middle]] = plan_at(block, grid.contexts[0], counts[order[middle]])
-            fill(low, middle)
-            fill(middle, high)
-
-    fill(0, len(order) - 1)
+    plans = _plans(grid.value.block(index), grid.value.contexts, [counts[place] for place in order])
+    known = dict(zip(order, plans, strict=True))
     runs: list[Run] = []
-    for place in range(len(counts)):
-        request, case = known[place]
-        if runs and _key(runs[-1].case) == _key(case):
-            last = runs[-1]
-            runs[-1] = Run(last.first, place + 1, last.request, last.case)
-        else:
-            runs.append(Run(place, place + 1, request, case))
+    first = 0
+    for place in range(1, len(counts) + 1):
+        if place == len(counts) or known[place][1] is not known[first][1]:
+            runs.append(Run(first, place, counts[first:place], *known[first]))
+            first = place
     return tuple(runs)

@@ -12,24 +12,21 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fitcalc import choice, engines, ledger
 from fitcalc import verdict as judge
-from fitcalc.engines.base import DeviceLedger, most_requests
-from fitcalc.frozen import replace
-from fitcalc.grids.watched import LARGEST, stays_within
+from fitcalc.engines.base import DeviceLedger
+from fitcalc.grids.placing import Array, Columns, everywhere
 from fitcalc.ledger import TERM_NAMES, Term
-from fitcalc.plan import Request, weights_of
+from fitcalc.plan import weights_of
 from fitcalc.prices import hourly_price
+from fitcalc.same import Same
+from fitcalc.spec.hardware import Machine
 from fitcalc.spec.report import Estimate, Verdict
-from fitcalc.speeds.answer import nearness, speed_of
+from fitcalc.speeds.answer import nearness
 from fitcalc.speeds.families import interval
-from fitcalc.speeds.figures import figures, is_fixed, ready
+from fitcalc.speeds.figures import figures, ready
 from fitcalc.verdict import Case
 
-Array = NDArray[Any]
-Columns = dict[str, Any]
 MISSING = int(np.iinfo(np.int64).min)
 VERDICTS: tuple[Verdict, ...] = ("does_not_fit", "unknown", "tight", "fits")
 """By code, worst first."""
@@ -45,17 +42,25 @@ _QUANTITIES = ("decode_tokens_per_s", "total_tokens_per_s", "time_to_first_token
 SPEED_COLUMNS = tuple(f"{name}{end}" for name in _QUANTITIES for end in ("", "_low", "_high"))
 COST_COLUMNS = ("usd_per_h", "usd_per_million_tokens")
 FLOATS = frozenset((*SPEED_COLUMNS, *COST_COLUMNS))
+_TYPES = {"verdict": np.int8, "fits": np.bool_, "reason": np.int8}
 
 
-def memory(case: Case, contexts: Any, requests: Any) -> Columns:
-    """MEMORY_COLUMNS of a plan; numbers or arrays."""
-    entries = case.ledgers(contexts, requests)
-    sums = _sums(entries)
-    found = _deciding(sums)
-    codes = verdict_codes(case, sums, contexts, requests)
-    whole = weights_of(case)
+def type_of(column: str) -> Any:
+    """The numpy type of a column."""
+    return np.float64 if column in FLOATS else _TYPES.get(column, np.int64)
+
+
+def memory(case: Case, contexts: Array, requests: Array) -> Columns:
+    """MEMORY_COLUMNS of a plan."""
     cache = case.engine.kv_cache_bytes(case.prepared, contexts, requests)
-    return {"weights_bytes": whole, "kv_cache_bytes": cache, **found, "verdict": codes, "fits": codes >= 2}
+    found = everywhere(case, contexts, requests, _memory)
+    return {"weights_bytes": weights_of(case), "kv_cache_bytes": cache, **found}
+
+
+def _memory(case: Case, contexts: Array, requests: Array) -> Columns:
+    sums = _sums(case.deciding(contexts, requests))
+    codes = verdict_codes(case, sums, contexts, requests)
+    return {**_deciding(sums), "verdict": codes, "fits": codes >= 2}
 
 
 def _distinct(entries: Iterable[DeviceLedger]) -> list[DeviceLedger]:
@@ -96,8 +101,7 @@ Sums = list[tuple[DeviceLedger, Any, Any]]
 
 
 def _sums(entries: Iterable[DeviceLedger]) -> Sums:
-    distinct = _distinct(entry for entry in entries if entry.decisive)
-    totals = [(entry, total(entry.terms)) for entry in distinct]
+    totals = [(entry, total(entry.terms)) for entry in _distinct(entries)]
     return [(entry, sum_bytes, _end(entry.terms, sum_bytes, "high_bytes")) for entry, sum_bytes in totals]
 
 
@@ -140,7 +144,7 @@ def _device_columns(entry: DeviceLedger, sum_bytes: Any, high_bytes: Any) -> Col
     }
 
 
-def verdict_codes(case: Case, sums: Sums, contexts: Any, requests: Any) -> Array:
+def verdict_codes(case: Case, sums: Sums, contexts: Array, requests: Array) -> Array:
     """`verdict.verdict_of` as codes of VERDICTS."""
     found = np.full((1, 1), 3, dtype=np.int8)
     for entry, sum_bytes, high_bytes in sums:
@@ -149,7 +153,7 @@ def verdict_codes(case: Case, sums: Sums, contexts: Any, requests: Any) -> Array
     if least is None:
         return np.where(found > 0, 1, found).astype(np.int8) if case.model.unknowns else found
     smallest = judge.case_of(least, case.scheme, case.profile, case.machine, case.workload)
-    held = verdict_codes(smallest, _sums(smallest.ledgers(contexts, requests)), contexts, requests)
+    held = everywhere(smallest, contexts, requests, _memory)["verdict"]
     return np.where((found == 0) & (held > 0), 1, found).astype(np.int8)
 
 
@@ -167,140 +171,45 @@ def _device_codes(entry: DeviceLedger, sum_bytes: Any, high_bytes: Any) -> Any:
 
 # --- limits -----------------------------------------------------------------------------------------------------------
 
-_LEVELS = 5
-"""Halvings that are looked at together: 31 candidates for every number that is sought."""
-_SOUGHT = 2048
-"""Numbers that are sought together."""
 
-
-def holds(case: Case, contexts: Any, requests: Any) -> Array:
-    """Where `verdict.excess_bytes` is at most 0, at arrays of any shape."""
-    found: Any = True
-    for entry in _distinct(entry for entry in case.ledgers(contexts, requests) if entry.decisive):
-        if entry.usable_bytes is None:
-            return np.zeros(np.broadcast_shapes(contexts.shape, requests.shape), dtype=bool)
-        found = found & (total(entry.terms) <= entry.usable_bytes)
+def holds(case: Case, contexts: Array, requests: Array) -> Array:
+    """`verdict.holds` at arrays."""
+    found = everywhere(case, contexts, requests, _holds)["holds"]
     return np.broadcast_to(found, np.broadcast_shapes(contexts.shape, requests.shape))
 
 
-def largest(accepts: Any, ceiling: int, count: int) -> Array:
-    """`verdict.largest` for `count` numbers at once: several halvings a step, and the same path through them.
-
-    accepts: array [count, candidates] of whole numbers -> array of truths.
-    """
-    low, high = np.zeros(count, dtype=np.int64), np.full(count, ceiling, dtype=np.int64)
-    low = np.where(accepts(high[:, None])[:, 0], high, low)
-    while bool(np.any(high - low > 1)):
-        low, high = _halved(accepts, low, high)
-    return low
+def _holds(case: Case, contexts: Array, requests: Array) -> Columns:
+    found: Any = True
+    for entry in _distinct(case.deciding(contexts, requests)):
+        if entry.usable_bytes is None:
+            return {"holds": False}
+        found = found & (total(entry.terms) <= entry.usable_bytes)
+    return {"holds": found}
 
 
-def _halved(accepts: Any, low: Array, high: Array) -> tuple[Array, Array]:
-    """The bounds after _LEVELS halvings."""
-    lows, highs, middles = low[:, None], high[:, None], []
-    for _ in range(_LEVELS):
-        middle = (lows + highs) // 2
-        # Where nothing is left to ask, 0 would be asked; its answer is not used.
-        middles.append(np.maximum(middle, 1))
-        open_ = highs - lows > 1
-        # Left child: the middle was refused; right child: it was accepted.
-        below, above = np.where(open_, middle, highs), np.where(open_, middle, lows)
-        lows = np.stack([lows, above], axis=2).reshape(len(low), -1)
-        highs = np.stack([below, highs], axis=2).reshape(len(low), -1)
-    accepted = accepts(np.concatenate(middles, axis=1))
-    rows, node, first = np.arange(len(low)), np.zeros(len(low), dtype=np.int64), 0
-    for level in range(_LEVELS):
-        node = 2 * node + accepted[rows, first + node]
-        first += 2**level
-    return lows[rows, node], highs[rows, node]
+def limit_columns(case: Case, contexts: Array, requests: Array, longest: Array, most: Array) -> Columns:
+    """LIMIT_COLUMNS: the limits where they can be found, because nothing of the model is without a bound and every
+    memory that decides has a size."""
+    found: Any = False if case.model.is_unbounded else everywhere(case, contexts, requests, _bounded)["bounded"]
+    columns = {"max_context_tokens": longest if case.model.cache_layers else MISSING, "max_concurrency": most}
+    return {name: value if np.all(found) else np.where(found, value, MISSING) for name, value in columns.items()}
 
 
-def is_bounded(case: Case, context: int, concurrency: int) -> bool:
-    """Limits can be found: nothing of the model is without a bound, and every memory that decides has a size."""
-    entries = case.ledgers(context, concurrency)
-    return not case.model.is_unbounded and all(entry.usable_bytes is not None for entry in entries if entry.decisive)
-
-
-def _may_be_bounded(case: Case, context: int, concurrency: int, *, moving: bool) -> bool:
-    """Whether an axis has limits. Where layers move, which memory decides is known point by point: `one_point` asks."""
-    return not case.model.is_unbounded if moving else is_bounded(case, context, concurrency)
-
-
-def has_room(case: Case, context: int, concurrency: int) -> bool:
-    """Whether all numbers of a plan up to this corner stay within 64 bits: computed in Python's whole numbers."""
-
-    def evaluate(tokens: int, count: int) -> None:
-        for entry in case.ledgers(tokens, count):
-            total(entry.terms)
-        case.engine.kv_cache_bytes(case.prepared, tokens, count)
-        case.engine.pool(case.prepared, tokens, count)
-
-    return stays_within(evaluate, context, concurrency)
-
-
-def number_type(case: Case, context: int, concurrency: int) -> Any:
-    """What the numbers of a plan up to this corner are computed in: 64 bits, Python's own where a number on the way has
-    no room in them; None where a result has none.
-    """
-    if has_room(case, context, concurrency):
-        return np.int64
-    sizes = [ledger.high_bytes(entry.terms) for entry in case.ledgers(context, concurrency)]
-    cache = case.engine.kv_cache_bytes(case.prepared, context, concurrency)
-    return object if max(*sizes, cache) < LARGEST else None
-
-
-def sought_type(case: Case, contexts: Sequence[int], requests: Sequence[int]) -> Any:
-    """What limits are sought in: 64 bits, or Python's own numbers where the far ends of a search have no room there."""
-    longest, most = max(contexts), max(requests)
-    last_context, last_count = _context_ceiling(case), _concurrency_ceiling(case)
-    ends = has_room(case, max(longest, last_context), max(most, last_count)) or (
-        has_room(case, last_context, most) and has_room(case, longest, last_count)
-    )
-    return np.int64 if ends else object
-
-
-def _context_ceiling(case: Case) -> int:
-    return case.model.max_context_tokens or judge.CONTEXT_CEILING_TOKENS
-
-
-def _concurrency_ceiling(case: Case) -> int:
-    return most_requests(case.profile) or judge.CONCURRENCY_CEILING
-
-
-def longest_contexts(case: Case, requests: Sequence[int], *, moving: bool, kind: Any = np.int64) -> Any:
-    """`verdict.max_context_tokens` along the requests, as a row."""
-    if not case.model.cache_layers or not _may_be_bounded(case, 1, requests[0], moving=moving):
-        return MISSING
-    if moving:
-        return np.array([judge.max_context_tokens(case, count) for count in requests], dtype=np.int64)[None, :]
-    return _in_slices(lambda row, tokens: holds(case, tokens, row), requests, _context_ceiling(case), kind)[None, :]
-
-
-def most_concurrent(case: Case, contexts: Sequence[int], *, moving: bool, kind: Any = np.int64) -> Any:
-    """`verdict.max_concurrency` along the contexts, as a column."""
-    if not _may_be_bounded(case, contexts[0], 1, moving=moving):
-        return MISSING
-    if moving:
-        return np.array([judge.max_concurrency(case, tokens) for tokens in contexts], dtype=np.int64)[:, None]
-    return _in_slices(lambda row, count: holds(case, row, count), contexts, _concurrency_ceiling(case), kind)[:, None]
-
-
-def _in_slices(accepting: Any, values: Sequence[int], ceiling: int, kind: Any) -> Array:
-    """`largest` for every value of an axis, so many at a time that the candidates stay small."""
-
-    def accepts(part: Array) -> Any:
-        return lambda tried: accepting(part, tried.astype(kind, copy=False))
-
-    slices = [values[first : first + _SOUGHT] for first in range(0, len(values), _SOUGHT)]
-    sought = (np.array(part, dtype=kind)[:, None] for part in slices)
-    return np.concatenate([largest(accepts(part), ceiling, len(part)) for part in sought])
+def _bounded(case: Case, contexts: Array, requests: Array) -> Columns:
+    # Which memories decide is the same at all points of a plan.
+    first = case.deciding(contexts[:1], requests[:1, :1])
+    return {"bounded": all(entry.usable_bytes is not None for entry in first)}
 
 
 # --- speeds and costs -------------------------------------------------------------------------------------------------
 
 
 def speeds(case: Case, contexts: Array, requests: Array) -> Columns:
-    """SPEED_COLUMNS of a plan whose layers do not move; nan where speed is not modelled."""
+    """SPEED_COLUMNS of a plan; nan where speed is not modelled."""
+    return everywhere(case, contexts, requests, _speeds)
+
+
+def _speeds(case: Case, contexts: Array, requests: Array) -> Columns:
     found = ready(case, contexts, requests)
     if isinstance(found, str):
         return dict.fromkeys(SPEED_COLUMNS, np.nan)
@@ -323,56 +232,16 @@ def _speed_columns(*estimates: Estimate | None) -> Columns:
 
 def costs(case: Case, tokens_per_s: Any) -> Columns:
     """COST_COLUMNS: the cheapest way to rent the machine, and what a million tokens of answers cost there."""
-    usd_per_h = _usd_per_h(case.machine)
+    usd_per_h = _usd_per_h(Same(case.machine))
     with np.errstate(divide="ignore", invalid="ignore"):
         each = usd_per_h / (np.asarray(tokens_per_s, dtype=float) * 3600) * 1e6
     return {"usd_per_h": usd_per_h, "usd_per_million_tokens": each}
 
 
 @lru_cache(maxsize=1024)
-def _usd_per_h(machine: Any) -> float:
-    cards = machine.gpus
+def _usd_per_h(machine: Same[Machine]) -> float:
+    cards = machine.value.gpus
     if not cards or len({card.id for card in cards}) > 1:
         return float("nan")
     found = hourly_price(cards[0].id, len(cards))
     return float("nan") if found is None else found.usd_per_h
-
-
-# --- plans whose layers move ------------------------------------------------------------------------------------------
-
-
-def moves(case: Case) -> bool:
-    """At some points the plan is another one than arrays take: layers go to other cards or to RAM."""
-    inner = getattr(case.prepared, "every_card", case.prepared)
-    several = getattr(case.prepared, "one_card", None) is not None
-    return several or not is_fixed(replace(case, prepared=inner, engine=engines.load(inner.profile)))
-
-
-def one_point(request: Request, case: Case, context: int, concurrency: int) -> Columns:
-    """The columns at one point through the scalar functions; limits too where what does not fit is in RAM."""
-    found: Columns = {}
-    asked = replace(request, context_tokens=context, concurrency=concurrency)
-    verdict = judge.verdict_of(case, context, concurrency)
-    if verdict == "does_not_fit" and request.machine.ram_bytes is not None:
-        moved = choice.with_offload(asked, case)
-        if moved is not None:
-            limited = judge.limits_of(moved, context, concurrency)
-            ends = (limited.max_context_tokens, limited.max_concurrency)
-            found = {name: MISSING if value is None else value for name, value in zip(LIMIT_COLUMNS, ends, strict=True)}
-            case = moved
-    if not is_bounded(case, context, concurrency):
-        found = dict.fromkeys(LIMIT_COLUMNS, MISSING)
-    speed = speed_of(case, context, concurrency)
-    found |= memory(case, context, concurrency)
-    found |= _speed_columns(speed.decode_tokens_per_s, speed.total_tokens_per_s, speed.time_to_first_token_s)
-    return found | costs(case, found["total_tokens_per_s"])
-
-
-def settled_by_arrays(case: Case, contexts: Array, requests: Array) -> Array:
-    """Where arrays take the plan that single points take: everything is on the first cards that were thought of."""
-    inner = getattr(case.prepared, "every_card", case.prepared)
-    shape = np.broadcast_shapes(contexts.shape, requests.shape)
-    others = getattr(case.prepared, "one_card", None) is not None or inner.profile.constants.get("estimates_layers")
-    if others or inner.settings.moves_what_does_not_fit:
-        return np.zeros(shape, dtype=bool)
-    return holds(case, contexts, requests)

@@ -13,10 +13,11 @@ import numpy as np
 
 from fitcalc.errors import RequestError
 from fitcalc.frozen import dataclass, replace
-from fitcalc.grids.chunks import COLUMNS, Chunk, compute_all, missing_of, records, type_of
+from fitcalc.grids.chunks import COLUMNS, Chunk, compute_all, missing_of, records
 from fitcalc.grids.grid import AXES, Grid, pieces
+from fitcalc.grids.placing import Array
 from fitcalc.grids.plans import REASONS
-from fitcalc.grids.points import FLOATS, VERDICTS, Array
+from fitcalc.grids.points import FLOATS, VERDICTS, type_of
 from fitcalc.grids.running import in_order
 
 CHUNK_POINTS = 2**16

@@ -13,9 +13,10 @@ import numpy as np
 from fitcalc.errors import RequestError
 from fitcalc.frozen import replace
 from fitcalc.grids.choosing import Summary
-from fitcalc.grids.chunks import Chunk, missing_of, type_of
+from fitcalc.grids.chunks import Chunk, missing_of
 from fitcalc.grids.grid import PLAN_AXES
-from fitcalc.grids.points import FLOATS, VERDICTS, Array
+from fitcalc.grids.placing import Array
+from fitcalc.grids.points import FLOATS, VERDICTS, type_of
 from fitcalc.grids.sweep import Sweep, needed
 
 _BATCH_BYTES = 2**26

@@ -15,7 +15,8 @@ import numpy as np
 
 from fitcalc.grids.chunks import Chunk
 from fitcalc.grids.grid import AXES, PLAN_AXES, Grid
-from fitcalc.grids.points import FLOATS, MISSING, VERDICTS, Array
+from fitcalc.grids.placing import Array
+from fitcalc.grids.points import FLOATS, MISSING, VERDICTS
 
 _ASKS_FOR_QUOTES = frozenset(',"\r\n')
 

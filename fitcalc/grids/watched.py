@@ -13,30 +13,37 @@ LARGEST = 2**61
 """Two bits below what 64 hold, for what is added up over terms and devices."""
 
 
-def watched(number: int, seen: list[int]) -> int:
+class Watched(int):
+    """A whole number that is followed: `seen` holds the largest magnitude among its descendants."""
+
+    seen: list[int]
+
+
+def watched(number: int, seen: list[int]) -> Watched:
     """A number whose descendants leave the largest magnitude among them in seen[0]."""
+    found = Watched(number)
+    found.seen = seen
+    return found
 
-    class Watched(int):
-        """A whole number that is followed."""
 
-    def following(name: str) -> Callable[..., Any]:
-        plain = getattr(int, name)
+def _following(name: str) -> Callable[..., Any]:
+    plain = getattr(int, name)
 
-        def operate(self: int, *others: Any) -> Any:
-            found = plain(self, *others)
-            if type(found) is not int:
-                return found
-            if abs(found) > seen[0]:
-                seen[0] = abs(found)
-            return Watched(found)
+    def operate(self: Watched, *others: Any) -> Any:
+        found, seen = plain(self, *others), self.seen
+        if type(found) is not int:
+            return found
+        if not -seen[0] <= found <= seen[0]:
+            seen[0] = abs(found)
+        return watched(found, seen)
 
-        return operate
+    return operate
 
-    for operator in ("add", "sub", "mul", "floordiv", "mod"):
-        setattr(Watched, f"__{operator}__", following(f"__{operator}__"))
-        setattr(Watched, f"__r{operator}__", following(f"__r{operator}__"))
-    Watched.__neg__ = following("__neg__")  # type: ignore[method-assign]
-    return Watched(number)
+
+for _operator in ("add", "sub", "mul", "floordiv", "mod"):
+    setattr(Watched, f"__{_operator}__", _following(f"__{_operator}__"))
+    setattr(Watched, f"__r{_operator}__", _following(f"__r{_operator}__"))
+Watched.__neg__ = _following("__neg__")  # type: ignore[method-assign]
 
 
 def stays_within(evaluate: Callable[[int, int], Any], first: int, second: int) -> bool:

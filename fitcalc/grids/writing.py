@@ -21,7 +21,7 @@ from fitcalc.grids.choosing import Summary
 from fitcalc.grids.chunks import Chunk, compute
 from fitcalc.grids.grid import pieces
 from fitcalc.grids.journal import Done
-from fitcalc.grids.points import Array
+from fitcalc.grids.placing import Array
 from fitcalc.grids.running import Task, in_order
 from fitcalc.grids.sweep import Sweep, comparable, kept, needed
 from fitcalc.grids.text import head, lines_of

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from fitcalc.quantization.as_stored import as_stored
 from fitcalc.quantization.checkpoint import checkpoint_bytes
 from fitcalc.quantization.file_types import assign_file, file_scheme
 from fitcalc.quantization.linear_layers import assign_linear, is_own, obeyed
 from fitcalc.quantization.stored import Stored, stored_bytes, total_bytes
+from fitcalc.same import Same
 from fitcalc.spec.model import ModelSpec
 from fitcalc.spec.quant import Scheme, split_group, with_group
 
@@ -33,6 +36,12 @@ def assign(model: ModelSpec, scheme: Scheme, *, gguf: bool = False, imatrix: boo
     and exceptions. Multi-token-prediction layers are not loaded. Raises UnsupportedModelError where the layout of a
     family or of a mixed checkpoint is not known.
     """
+    return _assigned(Same(model), Same(scheme), gguf, imatrix)
+
+
+@lru_cache(maxsize=16)
+def _assigned(model_: Same[ModelSpec], scheme_: Same[Scheme], gguf: bool, imatrix: bool) -> tuple[Stored, ...]:
+    model, scheme = model_.value, scheme_.value
     if scheme.kind == "file":
         return assign_file(model)
     if model.makes_images and scheme.kind == "gguf":
@@ -49,4 +58,9 @@ def assign(model: ModelSpec, scheme: Scheme, *, gguf: bool = False, imatrix: boo
 
 def weights_bytes(model: ModelSpec, scheme: Scheme, *, gguf: bool = False, imatrix: bool = False) -> int:
     """Bytes of the loaded tensors as the engine keeps them, each once: no rank copies, no padding."""
-    return total_bytes(assign(model, scheme, gguf=gguf, imatrix=imatrix))
+    return _total_bytes(Same(assign(model, scheme, gguf=gguf, imatrix=imatrix)))
+
+
+@lru_cache(maxsize=16)
+def _total_bytes(stored: Same[tuple[Stored, ...]]) -> int:
+    return total_bytes(stored.value)

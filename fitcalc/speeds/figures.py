@@ -30,6 +30,8 @@ DESKTOP_BYTES_PER_S = 89.6e9
 _UNBOUND = 1e15
 """Rates and rooms that bind nothing."""
 _UNKNOWN_PCIE_BYTES_PER_S = 16e9
+_ALIKE = {"": 1.0}
+"""Every format costs as much to unpack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def ready(case: Case, context_tokens: Any, concurrency: Any) -> Ready | str:
     family = family_of(case.profile)
     if case.model.is_moe and "experts_unmodelled" in family:
         return str(family["experts_unmodelled"])
-    plan = plan_of(case, context_tokens, concurrency, family.get("unpacking", {"": 1.0}))
+    plan = plan_of(case, context_tokens, concurrency, family.get("unpacking", _ALIKE))
     served = "loop" in family
     steps = _steps(family, plan, case, "loop" if served else "decode")
     prompts = steps if served else _steps(family, plan, case, "prefill")

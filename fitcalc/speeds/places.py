@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from fitcalc.frozen import dataclass
 from fitcalc.quantization import assign
+from fitcalc.quantization.stored import Stored
+from fitcalc.same import Same
 from fitcalc.spec.hardware import Device
+from fitcalc.spec.model import ModelSpec
 from fitcalc.speeds.steps import Division
 from fitcalc.speeds.work import HOST, Work, everywhere, placed, work_of
 from fitcalc.verdict import Case
@@ -43,7 +47,7 @@ def plan_of(case: Case, context_tokens: int, concurrency: int, unpacking: Mappin
         from fitcalc.engines.llama_cpp_offload import resolved
 
         return _in_layers(resolved(prepared, context_tokens, concurrency), unpacking)
-    work = work_of(case.model, assign(case.model, case.scheme), unpacking, everywhere)
+    work = _whole(Same(case.model), Same(assign(case.model, case.scheme)), Same(unpacking))
     device = machine.gpus[0] if machine.gpus else machine.cpu
     stages = workload.pipeline_parallel if case.profile.splits_tensors else max(len(machine.gpus), 1)
     division = Division(workload.tensor_parallel, stages, 0)
@@ -52,6 +56,12 @@ def plan_of(case: Case, context_tokens: int, concurrency: int, unpacking: Mappin
         division = Division(workload.tensor_parallel * workload.data_parallel, stages, 1)
         return Plan((Place(device, work),), division)
     return Plan((Place(device, work),), division, workload.data_parallel)
+
+
+@lru_cache(maxsize=16)
+def _whole(model: Same[ModelSpec], stored: Same[tuple[Stored, ...]], unpacking: Same[Mapping[str, float]]) -> Work:
+    """The work of a device that has a part of everything."""
+    return work_of(model.value, stored.value, unpacking.value, everywhere)
 
 
 def _in_layers(prepared: Any, unpacking: Mapping[str, float]) -> Plan:
@@ -77,4 +87,13 @@ def _in_layers(prepared: Any, unpacking: Mapping[str, float]) -> Plan:
 
 
 def _work(prepared: Any, unpacking: Mapping[str, float], ranks: tuple[int, ...], rank: int, experts: int) -> Work:
-    return work_of(prepared.model, prepared.stored, unpacking, placed(ranks, rank, experts), absorbs=True)
+    return _part(Same(prepared.model), Same(prepared.stored), Same(unpacking), ranks, rank, experts)
+
+
+@lru_cache(maxsize=256)
+def _part(
+    model: Same[ModelSpec], stored: Same[tuple[Stored, ...]], unpacking: Same[Mapping[str, float]],
+    ranks: tuple[int, ...], rank: int, experts: int,
+) -> Work:  # fmt: skip
+    """The work of a device that holds some of the layers."""
+    return work_of(model.value, stored.value, unpacking.value, placed(ranks, rank, experts), absorbs=True)
