@@ -299,6 +299,11 @@ def kv_cache_bytes(prepared: Prepared, context_tokens: Any, concurrency: Any) ->
     return llama_cpp.kv_cache_bytes(prepared.every_card, context_tokens, concurrency)
 
 
+def grows(_prepared: Prepared) -> bool:
+    """A batch that follows from context and memory comes down where those no longer have room for it."""
+    return False
+
+
 def pool(_prepared: Prepared, _context_tokens: Any, _concurrency: Any) -> Pool | None:
     """None: llama.cpp allocates what was asked for and nothing more."""
     return None

@@ -32,7 +32,7 @@ from fitcalc.units import least, most
 if TYPE_CHECKING:
     from fitcalc.engines.vllm_draft import Draft
 
-__all__ = ["Prepared", "command", "kv_cache_bytes", "ledgers", "notes", "pool", "prepare", "refusal"]
+__all__ = ["Prepared", "command", "grows", "kv_cache_bytes", "ledgers", "notes", "pool", "prepare", "refusal"]
 
 
 def prepare(model: ModelSpec, scheme: Scheme, machine: Machine, workload: Workload, profile: EngineProfile) -> Prepared:
@@ -248,6 +248,11 @@ def kv_cache_bytes(prepared: Prepared, context_tokens: Any, concurrency: Any) ->
     _, batch, _ = batch_of(prepared, context_tokens, concurrency)
     blocks = paged.request_blocks(layout, context_tokens, batch, state_groups=False)
     return state.pool_bytes(blocks_per_request=blocks, requests=concurrency, block_bytes=layout.block_bytes)
+
+
+def grows(prepared: Prepared) -> bool:
+    """Nothing shrinks as contexts grow: prompts do not come in one piece up to some length and in several beyond it."""
+    return not prepared.profile.constants["chunked_above_tokens"]
 
 
 def pool(prepared: Prepared, context_tokens: Any, concurrency: Any) -> Pool | None:

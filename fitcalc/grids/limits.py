@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fitcalc.grids.kinds import concurrency_ceiling, context_ceiling
-from fitcalc.grids.placing import Array
-from fitcalc.grids.points import holds
+from fitcalc.grids.placing import Array, moves
+from fitcalc.grids.points import excess_bytes, holds
 from fitcalc.verdict import Case
 
 _LEVELS = 6
@@ -35,13 +35,49 @@ def limits(case: Case, contexts: Sequence[int], requests: Sequence[int], kind: A
 
 
 def _sought(case: Case, known: Array, seeks_context: Array, ceilings: Array, kind: Any) -> Array:
-    fixed, is_context = known[:, None], seeks_context[:, None]
+    def at(asks: Array, candidates: Array) -> tuple[Array, Array]:
+        """Contexts and requests of candidates for some of what is sought, one line each."""
+        lines = candidates.reshape(len(asks), -1).astype(kind, copy=False)
+        fixed, is_context = known[asks, None].astype(kind, copy=False), seeks_context[asks, None]
+        return np.where(is_context, lines, fixed), np.where(is_context, fixed, lines)
 
-    def accepts(candidates: Array) -> Array:
-        contexts, requests = np.where(is_context, candidates, fixed), np.where(is_context, fixed, candidates)
-        return holds(case, contexts.astype(kind, copy=False), requests.astype(kind, copy=False))
+    if grows(case):
+        return largest(lambda candidates: holds(case, *at(np.arange(len(known)), candidates)), ceilings)
+    return crossing(lambda asks, candidates: excess_bytes(case, *at(asks, candidates)).reshape(-1), ceilings)
 
-    return largest(accepts, ceilings)
+
+def grows(case: Case) -> bool:
+    """What a plan takes never shrinks as contexts or requests grow, so that every way of searching ends alike."""
+    steady = getattr(case.engine, "grows", None)
+    return not moves(case) and (steady is None or bool(steady(case.prepared)))
+
+
+def crossing(excess: Callable[[Array, Array], Array], ceilings: Array) -> Array:
+    """`verdict.crossing` for many ceilings at once, each asked about what it would be asked about alone.
+
+    excess: places of what is sought, a candidate for each -> by how much it exceeds the memory.
+    """
+    every, low, high = np.arange(len(ceilings)), np.ones_like(ceilings), ceilings.copy()
+    above = np.array(excess(every, ceilings))
+    found, below = np.where(above <= 0, ceilings, 0), np.zeros_like(above)
+    asks = every[(above > 0) & (ceilings > 1)]
+    if not len(asks):
+        return found
+    below[asks] = excess(asks, low[asks])
+    holds_one = asks[below[asks] <= 0]
+    found[holds_one] = 1
+    halved = np.ones(len(ceilings), dtype=bool)
+    while len(asks := holds_one[(high - low)[holds_one] > 1]):
+        under, over = low[asks], high[asks]
+        along = under + (over - under) * -below[asks] // (above - below)[asks]
+        tried = np.where(halved[asks], along.clip(under + 1, over - 1), (under + over) // 2).astype(np.int64)
+        met = excess(asks, tried)
+        fits = met <= 0
+        low[asks], high[asks] = np.where(fits, tried, under), np.where(fits, over, tried)
+        below[asks], above[asks] = np.where(fits, met, below[asks]), np.where(fits, above[asks], met)
+        halved[asks] = 2 * (high - low)[asks] <= over - under
+        found[asks] = low[asks]
+    return found
 
 
 def largest(accepts: Callable[[Array], Array], ceilings: Array) -> Array:

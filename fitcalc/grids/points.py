@@ -8,7 +8,7 @@ missing are MISSING, others nan.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from fitcalc.spec.report import Estimate, Verdict
 from fitcalc.speeds.answer import nearness
 from fitcalc.speeds.families import interval
 from fitcalc.speeds.figures import figures, ready
+from fitcalc.units import most
 from fitcalc.verdict import Case
 
 MISSING = int(np.iinfo(np.int64).min)
@@ -173,18 +174,18 @@ def _device_codes(entry: DeviceLedger, sum_bytes: Any, high_bytes: Any) -> Any:
 
 
 def holds(case: Case, contexts: Array, requests: Array) -> Array:
-    """`verdict.holds` at arrays."""
-    found = everywhere(case, contexts, requests, _holds)["holds"]
-    return np.broadcast_to(found, np.broadcast_shapes(contexts.shape, requests.shape))
+    """Where `verdict.excess_bytes` is at most 0, at arrays of one shape."""
+    return excess_bytes(case, contexts, requests) <= 0
 
 
-def _holds(case: Case, contexts: Array, requests: Array) -> Columns:
-    found: Any = True
-    for entry in _distinct(case.deciding(contexts, requests)):
-        if entry.usable_bytes is None:
-            return {"holds": False}
-        found = found & (total(entry.terms) <= entry.usable_bytes)
-    return {"holds": found}
+def excess_bytes(case: Case, contexts: Array, requests: Array) -> Array:
+    """`verdict.excess_bytes` at arrays of one shape."""
+    return np.broadcast_to(everywhere(case, contexts, requests, _excess)["excess_bytes"], contexts.shape)
+
+
+def _excess(case: Case, contexts: Array, requests: Array) -> Columns:
+    rooms = [total(entry.terms) - (entry.usable_bytes or 0) for entry in _distinct(case.deciding(contexts, requests))]
+    return {"excess_bytes": reduce(most, rooms, rooms[0])}
 
 
 def limit_columns(case: Case, contexts: Array, requests: Array, longest: Array, most: Array) -> Columns:
