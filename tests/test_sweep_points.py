@@ -122,6 +122,28 @@ def test_every_point_is_what_fit_answers(
         same_as_fit(record, device, quant, engine, kv_dtype)
 
 
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    model=st.sampled_from(MODELS),
+    quant=st.sampled_from(["q2_k", "q4_k_m", "q8_0", "iq4_xs"]),
+    cards=st.lists(st.sampled_from(["rtx-3060", "rtx-4090", "a10", "h100-sxm"]), min_size=1, max_size=3),
+    ram=st.sampled_from([None, "16GB", "64GB", "256GB"]),
+    engine=st.sampled_from([None, *(name for name in catalog.ids("engines") if name.startswith(("llama", "ollama")))]),
+    contexts=st.lists(st.integers(1, 200_000), min_size=2, max_size=3, unique=True),
+    concurrencies=st.lists(st.integers(1, 300), min_size=2, max_size=3, unique=True),
+)
+def test_layers_move_in_a_sweep_as_in_an_answer(
+    model: str, quant: str, cards: list[str], ram: str | None, engine: str | None, contexts: list[int],
+    concurrencies: list[int],
+) -> None:  # fmt: skip
+    device = {"gpu": cards, **({"ram": ram} if ram else {})}
+    found = fitcalc.sweep(
+        model, devices=[device], quants=quant, engines=engine, contexts=contexts, concurrencies=concurrencies
+    )
+    for record in found.to_records():
+        same_as_fit(record, device, quant, engine, None)
+
+
 def test_the_models_are_of_every_kind_in_the_catalogue() -> None:
     def kind(name: str) -> tuple[str, frozenset[str]]:
         spec = fitcalc.load_model(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +57,14 @@ def test_rounding_up_is_the_smallest_multiple_not_below(value: int, step: int) -
 def test_least_and_most_are_min_and_max(a: int, b: int) -> None:
     assert least(a, b) == min(a, b)
     assert most(a, b) == max(a, b)
+
+
+@given(st.lists(st.integers(-(2**60), 2**60), min_size=1), st.integers(-(2**60), 2**60))
+def test_least_and_most_take_arrays_on_either_side(numbers: list[int], other: int) -> None:
+    array = np.array(numbers)
+    for sides in ((array, other), (other, array), (array, np.array([other]))):
+        assert least(*sides).tolist() == [min(number, other) for number in numbers]
+        assert most(*sides).tolist() == [max(number, other) for number in numbers]
 
 
 @given(st.integers(0, 2**44))

@@ -13,7 +13,11 @@ from fitcalc.spec.workload import Workload
 
 
 class Engine(Protocol):
-    """A module of fitcalc.engines. `Any` stands for the module's own frozen Prepared."""
+    """A module of fitcalc.engines. `Any` stands for the module's own frozen Prepared.
+
+    Some have more: `deciding`, the ledgers without those on which no answer depends; `placed`, where layers lie
+    elsewhere from point to point (see llama_cpp); `grows`, whether nothing shrinks as contexts or requests grow.
+    """
 
     def refusal(
         self, model: ModelSpec, scheme: Scheme, machine: Machine, workload: Workload, profile: EngineProfile

@@ -43,8 +43,17 @@ def _devices(prepared: Prepared, shape: Shape) -> tuple[DeviceLedger, ...]:
         return (_processor(prepared, shape),)
     if prepared.is_shared_memory:
         return (_shared(prepared, shape),)
-    cards = zip(prepared.machine.gpus, prepared.cards, strict=True)
-    return tuple(_card(prepared, shape, device, share) for device, share in cards)
+    return tuple(_cards(prepared, shape))
+
+
+def _cards(prepared: Prepared, shape: Shape) -> Iterator[DeviceLedger]:
+    """Every card; of those alike that hold alike the terms are made once."""
+    first, found = _first(prepared), dict[tuple[Any, ...], DeviceLedger]()
+    for device, share in zip(prepared.machine.gpus, prepared.cards, strict=True):
+        key = (device.id, device.usable_bytes, share.rank == first, replace(share, rank=0))
+        if key not in found:
+            found[key] = _card(prepared, shape, device, share)
+        yield replace(found[key], rank=share.rank)
 
 
 def _has_host(prepared: Prepared) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 from fitcalc import ledger
@@ -22,14 +22,14 @@ def rebalanced(prepared: Prepared, ask: Ask) -> Prepared:
     llama.cpp divides layers by free memory, and what a card holds beside layers (context, compute buffer, the output
     matrix) is not in that share.
     """
-    if not _may_change(prepared) or ask(partial(_holds, prepared)):
+    if not _may_change(prepared):
         return prepared
-    counts = list(ask(partial(_counts, prepared)))
+    counts = list(ask(partial(_wanted_counts, prepared)))
     for _ in range(_TRIES if any(counts) else 0):
         found = _with_counts(prepared, counts)
-        if ask(partial(_holds, found)):
+        holds, has_room, tightest, roomiest = ask(partial(_extremes, found))
+        if holds:
             return found
-        tightest, roomiest, has_room = ask(partial(_extremes, found))
         if not has_room or counts[tightest] <= 1:
             break
         counts[tightest] -= 1
@@ -50,53 +50,49 @@ def _may_change(prepared: Prepared) -> bool:
     )
 
 
-def _rooms(prepared: Prepared, context_tokens: Any, concurrency: Any) -> list[Any]:
-    """What is left on every card."""
-    return [_room(entry) for entry in on_cards(prepared, context_tokens, concurrency)]
-
-
 def _room(entry: DeviceLedger) -> Any:
+    """What is left on a card."""
     return (entry.usable_bytes or 0) - ledger.total_bytes(entry.terms)
 
 
-def _holds(prepared: Prepared, context_tokens: Any, concurrency: Any) -> Any:
-    """No card is overrun."""
-    found: Any = True
-    for room in _rooms(prepared, context_tokens, concurrency):
-        found = found & (room >= 0)
-    return found
+def _extremes(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[Any, Any, Any, Any]:
+    """(whether no card is overrun, whether one has room, the card with the least room, the one with the most).
+
+    The first of equal cards; the rest is 0 where none is overrun.
+    """
+    first, *others = (_room(entry) for entry in on_cards(prepared, context_tokens, concurrency))
+    tightest, roomiest, low, high = 0, 0, first, first
+    for card, room in enumerate(others, 1):
+        tightest, low = tightest + (card - tightest) * (room < low), least(low, room)
+        roomiest, high = roomiest + (card - roomiest) * (room > high), most(high, room)
+    is_overrun = low < 0
+    return low >= 0, (high > 0) * is_overrun, tightest * is_overrun, roomiest * is_overrun
 
 
-def _extremes(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[Any, Any, Any]:
-    """(the card with the least room, the one with the most, whether that has any); the first of equals."""
-    rooms = _rooms(prepared, context_tokens, concurrency)
-    tightest, roomiest, low, high = 0, 0, rooms[0], rooms[0]
-    for index, room in enumerate(rooms):
-        tightest, low = tightest + (index - tightest) * (room < low), least(low, room)
-        roomiest, high = roomiest + (index - roomiest) * (room > high), most(high, room)
-    return tightest, roomiest, high > 0
+def _wanted_counts(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[Any, ...]:
+    """Layers for every card in proportion to its room for them.
 
-
-def _counts(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[Any, ...]:
-    """Layers for every card in proportion to its room for them; none where all together have too little."""
+    None where the plan overruns no card, or where all together have too little room.
+    """
     layers = prepared.model.layers
     entries = on_cards(prepared, context_tokens, concurrency)
     variable = [
         sum(term.bytes for term in entry.terms if term.name in _PER_LAYER) - share.head_bytes
         for entry, share in zip(entries, prepared.cards, strict=True)
     ]
-    rooms = [most(_room(entry) + size, 0) for entry, size in zip(entries, variable, strict=True)]
+    left = [_room(entry) for entry in entries]
+    rooms = [most(room + size, 0) for room, size in zip(left, variable, strict=True)]
+    is_wanted = (reduce(least, left) < 0) * (sum(rooms) >= sum(variable))
     whole = most(sum(rooms), 1)
     rests = [layers * room % whole for room in rooms]
-    left = layers - sum(layers * room // whole for room in rooms)
+    over = layers - sum(layers * room // whole for room in rooms)
     # What rounding down leaves goes to the cards with the largest remainders, to the first of equals.
     places = [
         sum((other > rest) | ((other == rest) & (rank < card)) for rank, other in enumerate(rests))
         for card, rest in enumerate(rests)
     ]
-    is_enough = sum(rooms) >= sum(variable)
     return tuple(
-        (layers * room // whole + (place < left)) * is_enough for room, place in zip(rooms, places, strict=True)
+        (layers * room // whole + (place < over)) * is_wanted for room, place in zip(rooms, places, strict=True)
     )
 
 

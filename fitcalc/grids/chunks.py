@@ -137,11 +137,11 @@ def _columns(plan: Settled, piece: slice, wanted: set[str]) -> Columns:
     column = np.array(plan.contexts[piece], dtype=plan.kind)[:, None]
     row = np.array(plan.requests, dtype=plan.kind)[None, :]
     found: Columns = {"reason": 0}
-    if not wanted.isdisjoint(MEMORY_COLUMNS) or plan.moved is not None:
+    if not wanted.isdisjoint((*MEMORY_COLUMNS, *LIMIT_COLUMNS)) or plan.moved is not None:
         found |= points.memory(plan.case, column, row)
     if not wanted.isdisjoint(LIMIT_COLUMNS):
         longest, most = limits_along(Same(plan))
-        found |= points.limit_columns(plan.case, column, row, longest, most[piece])
+        found |= points.limit_columns(plan.case, found["headroom_bytes"], longest, most[piece])
     if not wanted.isdisjoint((*SPEED_COLUMNS, *COST_COLUMNS)):
         found |= points.speeds(plan.case, column, row)
         found |= points.costs(plan.case, found["total_tokens_per_s"])

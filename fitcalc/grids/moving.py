@@ -26,11 +26,15 @@ def with_moved(found: Columns, moved: Case, contexts: Array, requests: Array) ->
         return found
     apart = tried[taken]
     columns = {name: _at(value, taken, len(tried)) for name, value in memory.items()}
-    columns |= _beside_memory(found, moved, column[apart], row[apart])
+    if "max_context_tokens" in found:
+        columns |= _limits(moved, columns["headroom_bytes"][:, None], column[apart], row[apart])
+    if "total_tokens_per_s" in found:
+        columns |= points.speeds(moved, column[apart], row[apart])
+        columns |= points.costs(moved, columns["total_tokens_per_s"])
     full: Columns = {}
     for name, value in found.items():
         full[name] = np.array(np.broadcast_to(value, shape), dtype=points.type_of(name)).reshape(-1)
-    scatter({name: columns[name] for name in found if name in columns}, full, apart, len(column))
+    scatter({name: value for name, value in columns.items() if name in found}, full, apart, len(column))
     return {name: value.reshape(shape) for name, value in full.items()}
 
 
@@ -48,16 +52,11 @@ def _helps(moved: Case, codes: Any, column: Array, row: Array) -> Array:
     return helps
 
 
-def _beside_memory(found: Columns, moved: Case, column: Array, row: Array) -> Columns:
-    columns: Columns = {}
-    if "max_context_tokens" in found:
-        requests, of_row = np.unique(row, return_inverse=True)
-        contexts, of_column = np.unique(column, return_inverse=True)
-        axes = contexts.tolist(), requests.tolist()
-        longest, most = limits(moved, *axes, kinds_of(moved, *axes)[1])
-        places = (longest[of_row.reshape(-1, 1)], most[of_column.reshape(-1, 1)])
-        columns |= points.limit_columns(moved, column, row, *places)
-    if "total_tokens_per_s" in found:
-        columns |= points.speeds(moved, column, row)
-        columns |= points.costs(moved, columns["total_tokens_per_s"])
-    return columns
+def _limits(moved: Case, headroom_bytes: Array, column: Array, row: Array) -> Columns:
+    """LIMIT_COLUMNS at points in columns."""
+    requests, of_row = np.unique(row, return_inverse=True)
+    contexts, of_column = np.unique(column, return_inverse=True)
+    axes = contexts.tolist(), requests.tolist()
+    longest, most = limits(moved, *axes, kinds_of(moved, *axes)[1])
+    places = of_row.reshape(-1, 1), of_column.reshape(-1, 1)
+    return points.limit_columns(moved, headroom_bytes, longest[places[0]], most[places[1]])

@@ -39,7 +39,7 @@ def led(rule: Callable[[Ask], Any], contexts: Array, requests: Array) -> Iterato
         def ask(question: Callable[[Any, Any], Any]) -> Any:
             nonlocal members, answers, asked
             if asked == len(answers):
-                first, *others = _parted(question(contexts[members], requests[members]), len(members))
+                first, *others = _parted(question(*_here(contexts, requests, members)), len(members))
                 waiting.extend((members[places], (*answers, answer)) for answer, places in others)
                 members, answers = members[first[1]], (*answers, first[0])
             asked += 1
@@ -49,8 +49,16 @@ def led(rule: Callable[[Ask], Any], contexts: Array, requests: Array) -> Iterato
         yield found, members
 
 
+def _here(contexts: Array, requests: Array, members: Array) -> tuple[Any, Any]:
+    """The points; a single one as plain numbers, which are quicker than arrays."""
+    here = contexts[members], requests[members]
+    return here if len(members) > 1 else (here[0].item(), here[1].item())
+
+
 def _parted(given: Any, count: int) -> list[tuple[Any, Any]]:
     """The distinct answers, each with the places that give it."""
+    if count == 1 and not hasattr(given, "shape"):
+        return [(given, np.zeros(1, dtype=np.int64))]
     if not isinstance(given, tuple):
         column = _column(given, count)
         return [(value, np.flatnonzero(column == value)) for value in np.unique(column).tolist()]

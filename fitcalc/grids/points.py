@@ -188,18 +188,12 @@ def _excess(case: Case, contexts: Array, requests: Array) -> Columns:
     return {"excess_bytes": reduce(most, rooms, rooms[0])}
 
 
-def limit_columns(case: Case, contexts: Array, requests: Array, longest: Array, most: Array) -> Columns:
+def limit_columns(case: Case, headroom_bytes: Any, longest: Any, most: Any) -> Columns:
     """LIMIT_COLUMNS: the limits where they can be found, because nothing of the model is without a bound and every
-    memory that decides has a size."""
-    found: Any = False if case.model.is_unbounded else everywhere(case, contexts, requests, _bounded)["bounded"]
+    memory that decides has a size, so that there is a headroom."""
+    found = (headroom_bytes != MISSING) & (not case.model.is_unbounded)
     columns = {"max_context_tokens": longest if case.model.cache_layers else MISSING, "max_concurrency": most}
     return {name: value if np.all(found) else np.where(found, value, MISSING) for name, value in columns.items()}
-
-
-def _bounded(case: Case, contexts: Array, requests: Array) -> Columns:
-    # Which memories decide is the same at all points of a plan.
-    first = case.deciding(contexts[:1], requests[:1, :1])
-    return {"bounded": all(entry.usable_bytes is not None for entry in first)}
 
 
 # --- speeds and costs -------------------------------------------------------------------------------------------------
