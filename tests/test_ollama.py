@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fitcalc import catalog, engines, fit, ledger
 from fitcalc.engines import llama_cpp, ollama
+from fitcalc.engines.llama_cpp_estimated import filled
 from fitcalc.errors import RequestError, UnknownNameError
 from fitcalc.spec.hardware import Device, Machine
 from fitcalc.spec.workload import Workload
@@ -212,3 +215,47 @@ def test_reports_read_the_default_context() -> None:
     assert any("default here is a context of 4,096 tokens" in note for note in notes)
     notes = fit("llama-3.1-8b", gpu="rtx-4090", quant="q4_k_m", engine="ollama").notes
     assert any("32,768" in note for note in notes)
+
+
+# --- layers by estimate -----------------------------------------------------------------------------------------------
+
+
+def dealt(
+    layer: int, graph: int, layers: int, head: int, free_bytes: tuple[int, ...], towers: int, least: int
+) -> tuple[int, ...]:
+    """The engine's own loop: cards in a list, from which those leave that are full."""
+    used: dict[int, int] = {}
+    cards: list[int] = []
+    for rank, free in enumerate(free_bytes):
+        own = 0 if cards else towers
+        if free >= own + graph + least + 2 * layer:
+            cards.append(rank)
+            used[rank] = own + graph + least + layer
+    counts = [0] * len(free_bytes)
+    for number, size in enumerate([layer] * layers + [head]):
+        while cards:
+            rank = cards[number % len(cards)]
+            if free_bytes[rank] > used[rank] + size:
+                used[rank] += size
+                counts[rank] += 1
+                break
+            cards.remove(rank)
+    return tuple(counts)
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 20), st.integers(0, 30)), min_size=1, max_size=6),
+    layers=st.integers(1, 30),
+    head=st.integers(0, 40),
+    free_bytes=st.lists(st.integers(0, 200), min_size=1, max_size=5).map(tuple),
+    towers=st.integers(0, 30),
+    least=st.integers(0, 20),
+)
+def test_layers_go_round_the_cards_for_many_points_as_for_one(
+    sizes: list[tuple[int, int]], layers: int, head: int, free_bytes: tuple[int, ...], towers: int, least: int
+) -> None:
+    fixed = (layers, head, free_bytes, towers, least)
+    wanted = [dealt(layer, graph, *fixed) for layer, graph in sizes]
+    assert [filled(layer, graph, *fixed) for layer, graph in sizes] == wanted
+    together = filled(*(np.array(column) for column in zip(*sizes, strict=True)), *fixed)
+    assert [tuple(counts) for counts in zip(*(column.tolist() for column in together), strict=True)] == wanted

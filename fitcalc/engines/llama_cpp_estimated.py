@@ -32,35 +32,43 @@ def layers_per_card(
     layer = weights + cache // whole.layers
     partial, full = graph_bytes(facts, cache, shape, settings, known=bool(facts["known"]))
     graph = partial if len(free_bytes) > 1 else most(partial, full)
-    fixed = (whole.layers, whole.head_bytes, free_bytes, tower_bytes, rules["card_minimum"])
-    if isinstance(layer, int):
-        return _filled(layer, graph, *fixed)
-    # Layers go round the cards one after another: of many points, each by itself.
-    sizes = zip(layer.ravel().tolist(), (graph + 0 * layer).ravel().tolist(), strict=True)
-    return tuple(zip(*(_filled(layer, graph, *fixed) for layer, graph in sizes), strict=True))
+    return filled(layer, graph, whole.layers, whole.head_bytes, free_bytes, tower_bytes, rules["card_minimum"])
 
 
-def _filled(
-    layer: int, graph: int, layers: int, head_bytes: int, free_bytes: tuple[int, ...], tower_bytes: int, minimum: int
-) -> tuple[int, ...]:
-    """Layers on each card, where one takes `layer` bytes and the graph `graph`."""
-    used: dict[int, int] = {}
-    open_cards: list[int] = []
-    for rank, free in enumerate(free_bytes):
-        towers = 0 if open_cards else tower_bytes
-        if free >= towers + graph + minimum + 2 * layer:
-            open_cards.append(rank)
-            used[rank] = towers + graph + minimum + layer
-    counts = [0] * len(free_bytes)
-    for number, size in enumerate([layer] * layers + [head_bytes]):
-        while open_cards:
-            rank = open_cards[number % len(open_cards)]
-            if free_bytes[rank] > used[rank] + size:
-                used[rank] += size
-                counts[rank] += 1
+def filled(
+    layer: Any, graph: Any, layers: int, head_bytes: int, free_bytes: tuple[int, ...], tower_bytes: int, minimum: int
+) -> tuple[Any, ...]:
+    """Layers on each card, where one takes `layer` bytes and the graph `graph`; numbers and arrays alike.
+
+    Layers and, last, the output go round the cards that are open; a card that has no room for one leaves the round.
+    """
+    is_open, used, counts = [], [], [0 * layer for _ in free_bytes]
+    towers: Any = tower_bytes
+    for free in free_bytes:
+        taken = towers + graph + minimum + layer
+        is_open.append(free >= taken + layer)
+        used.append(taken)
+        towers = towers * (1 - is_open[-1])  # they lie on the first card that opens
+    for number in range(layers + 1):
+        size, waiting = layer if number < layers else head_bytes, True
+        for _ in free_bytes:
+            place, before = number % most(sum(is_open), 1), 0
+            for card, free in enumerate(free_bytes):
+                turn = waiting & is_open[card] & (before == place)
+                before = before + is_open[card]
+                fits = turn & (free > used[card] + size)
+                used[card], counts[card] = used[card] + fits * size, counts[card] + fits
+                # `>` of truths: the first without the second.
+                is_open[card], waiting = is_open[card] > (turn > fits), waiting > fits
+            if not _is_any(waiting):
                 break
-            open_cards.remove(rank)
+        if not any(map(_is_any, is_open)):
+            break
     return tuple(counts)
+
+
+def _is_any(truths: Any) -> bool:
+    return bool(truths.any() if hasattr(truths, "any") else truths)
 
 
 def graph_bytes(

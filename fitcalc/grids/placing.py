@@ -7,7 +7,7 @@ hold for arrays of points.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -85,10 +85,18 @@ def everywhere(
         return evaluate(settled[0][0], contexts, requests)
     column, row = points_of(contexts, requests)
     shape = np.broadcast_shapes(contexts.shape, requests.shape)
+    found = [(evaluate(plan, column[members], row[members]), members) for plan, members in settled]
     full: Columns = {}
-    for plan, members in settled:
-        scatter(evaluate(plan, column[members], row[members]), full, members, len(column))
-    return {name: values.reshape(shape) for name, values in full.items()}
+    for columns, members in found:
+        alike = {name: value for name, value in columns.items() if _is_one([part[name] for part, _ in found])}
+        scatter({name: columns[name] for name in columns.keys() - alike.keys()}, full, members, len(column))
+    return {name: values.reshape(shape) for name, values in full.items()} | alike
+
+
+def _is_one(values: Sequence[Any]) -> bool:
+    """All plans have the same single number."""
+    first = values[0]
+    return all(np.size(value) == 1 and (value is first or bool(value == first)) for value in values)
 
 
 def points_of(contexts: Array, requests: Array) -> tuple[Array, Array]:
