@@ -29,6 +29,9 @@ def moves(case: Case) -> bool:
     return hasattr(case.engine, "placed") and not is_fixed(case)
 
 
+_MOST_KINDS = 2**62
+
+
 def led(rule: Callable[[Ask], Any], contexts: Array, requests: Array) -> Iterator[tuple[Any, Array]]:
     """(what the rule comes to, the places of the points where it does) for points given as two columns."""
     waiting: list[tuple[Array, tuple[Any, ...]]] = [(np.arange(len(contexts)), ())] if len(contexts) else []
@@ -59,12 +62,26 @@ def _parted(given: Any, count: int) -> list[tuple[Any, Any]]:
     """The distinct answers, each with the places that give it."""
     if count == 1 and not hasattr(given, "shape"):
         return [(given, np.zeros(1, dtype=np.int64))]
-    if not isinstance(given, tuple):
-        column = _column(given, count)
-        return [(value, np.flatnonzero(column == value)) for value in np.unique(column).tolist()]
-    table = np.stack([_column(part, count) for part in given], axis=1)
-    rows, kinds = np.unique(table, axis=0, return_inverse=True)
-    return [(tuple(row), np.flatnonzero(kinds.reshape(-1) == kind)) for kind, row in enumerate(rows.tolist())]
+    several = isinstance(given, tuple)
+    parts = [_column(part, count) for part in (given if several else (given,))]
+    key = _key(parts)
+    places = (np.flatnonzero(key == kind) for kind in np.unique(key).tolist())
+    told = ((tuple(part[members[0]].item() for part in parts), members) for members in places)
+    return [(answer if several else answer[0], members) for answer, members in told]
+
+
+def _key(parts: Sequence[Array]) -> Array:
+    """One number for every combination of answers."""
+    key, kinds = np.zeros(1, dtype=np.int64), 1
+    for part in parts:
+        low, high = int(part.min()), int(part.max())
+        if low == high:
+            continue
+        kinds *= high - low + 1
+        if kinds > _MOST_KINDS:
+            return np.unique(np.stack(parts, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+        key = key * (high - low + 1) + (part - low)
+    return np.broadcast_to(key, len(parts[0])) if kinds == 1 else key
 
 
 def _column(answer: Any, count: int) -> Array:
