@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fitcalc
 from fitcalc import catalog
+from fitcalc.api import settle
 from fitcalc.errors import FitcalcError
-from fitcalc.grids.points import TERM_COLUMNS
+from fitcalc.grids.limits import grows
+from fitcalc.grids.points import TERM_COLUMNS, excess_bytes
 from fitcalc.grids.watched import LARGEST, stays_within
 
 MODELS = (
@@ -216,6 +219,14 @@ def test_what_a_point_costs_is_what_cost_says_of_a_busy_machine(model: str, devi
         ("qwen3-8b", "awq", None, "v100-16-pcie:8", [512], [1], "nonsense"),
         ("mistral-small-3.2-24b", "q8_0", None, "dgx-h100:4", [512], [1], "nonsense"),
         ("llama-4-scout", "w4a16", "tgi", "gaudi3", [512], [1], None),
+        # Memory shrinks in places as requests or contexts grow: a smaller batch of Ollama's, a micro-batch that is a
+        # multiple of fewer streams, prompts in pieces. A limit then depends on the way it is sought.
+        ("phi-4-mini", "q4_k_s", "ollama", "rtx-2000-ada", [513], [1, 96], None),
+        ("gemma-3-1b", "q4_1", "ollama", "rtx-3060-8gb", [511], [255, 2], "fp16"),
+        ("bge-large-en", "q3_k_l", "llama.cpp", {"gpu": "apple-m1-max-32gb", "gpu_used": 22632147292}, [381], [1],
+         None),
+        ("deepseek-v2", "q4_k_m", "llama.cpp", {"gpu": "b200", "gpu_used": 45982543248}, [1], [1], None),
+        ("lfm2-1.2b", "fp16", "vllm-0.8", "rtx-2060", [2], [10], "fp8_e5m2"),
     ],
 )  # fmt: skip
 def test_points_that_once_differed(
@@ -228,6 +239,25 @@ def test_points_that_once_differed(
     )  # fmt: skip
     for record in found.records():
         same_as_fit(record, device, quant, engine, kv_dtype)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_said_to_grow_never_shrinks(engine: str) -> None:
+    """So that a limit is the same however it is sought; what may shrink is sought by the questions of `fit`."""
+    quant = "mlx-4bit" if devices_of(engine) == APPLE else "bf16"
+    for model in OF_EACH_KIND:
+        try:
+            case = settle(model, quant=quant, engine=engine, context=64, **asked(devices_of(engine)[0])).case
+        except FitcalcError:
+            continue
+        if not grows(case):
+            continue
+        numbers = np.unique(np.concatenate([np.arange(1, 300), 2 ** np.arange(9, 17), 2 ** np.arange(9, 17) + 1]))
+        for fixed in (1, 100, 700):
+            known = np.full_like(numbers, fixed)
+            for contexts, requests in ((numbers, known), (known, numbers)):
+                grown = np.diff(excess_bytes(case, contexts[None, :], requests[None, :]).reshape(-1))
+                assert (grown >= 0).all(), model
 
 
 def test_more_requests_than_an_engine_takes_are_masked_beside_those_it_takes() -> None:

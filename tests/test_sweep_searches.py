@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fitcalc import verdict as judge
@@ -42,16 +42,22 @@ def test_many_points_are_led_to_where_each_is_led(table: list[tuple[int, bool]],
     steps=st.lists(st.tuples(st.integers(0, 5000), st.integers(-2000, 2000)), max_size=4),
     slope=st.integers(0, 9),
     start=st.integers(-20_000, 2000),
+    scale=st.sampled_from([1, 2**18]),
 )
+@example([3562], [(3158, 986), (198, -1523)], 6, -105, 2**18)
 def test_limits_are_sought_together_as_each_alone(
-    ceilings: list[int], steps: list[tuple[int, int]], slope: int, start: int
+    ceilings: list[int], steps: list[tuple[int, int]], slope: int, start: int, scale: int
 ) -> None:
-    """By the same questions, so that even numbers that shrink in places give the same."""
+    """By the same questions, so that even numbers that shrink in places give the same; contexts of millions on machines
+    of terabytes as well, whose product 64 bits do not hold.
+    """
 
     def excess(count: Any) -> Any:
-        return start + slope * count + sum(height * (count > place) for place, height in steps)
+        grown = start + slope * (count // scale) + sum(height * (count > place * scale) for place, height in steps)
+        return grown * scale**2
 
-    sought = np.array(ceilings)
+    sought = np.array(ceilings) * scale
+    ceilings = sought.tolist()
     assert crossing(lambda _, tried: excess(tried), sought).tolist() == [judge.crossing(excess, c) for c in ceilings]
     halved = [judge.largest(lambda count: bool(excess(count) <= 0), c) for c in ceilings]
     assert largest(lambda tried: excess(tried) <= 0, sought).tolist() == halved

@@ -38,6 +38,7 @@ __all__ = [
     "Prepared",
     "command",
     "deciding",
+    "grows",
     "kv_cache_bytes",
     "ledgers",
     "moved",
@@ -107,6 +108,11 @@ def ledgers(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[
 def deciding(prepared: Prepared, context_tokens: Any, concurrency: Any) -> tuple[DeviceLedger, ...]:
     """The same without a host that carries overhead alone."""
     return llama_cpp_ledgers.deciding(resolved(prepared, context_tokens, concurrency), context_tokens, concurrency)
+
+
+def grows(prepared: Prepared) -> bool:
+    """Nothing shrinks as requests come in, but for micro-batches: they are rounded up to a multiple of the streams."""
+    return prepared.settings.unified or not prepared.profile.constants["separate_streams"]
 
 
 def pool(_prepared: Prepared, _context_tokens: Any, _concurrency: Any) -> Pool | None:

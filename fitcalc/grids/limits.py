@@ -10,6 +10,7 @@ import numpy as np
 from fitcalc.grids.kinds import concurrency_ceiling, context_ceiling
 from fitcalc.grids.placing import Array, moves
 from fitcalc.grids.points import excess_bytes, holds
+from fitcalc.grids.watched import LARGEST
 from fitcalc.verdict import Case
 
 _LEVELS = 6
@@ -69,7 +70,10 @@ def crossing(excess: Callable[[Array, Array], Array], ceilings: Array) -> Array:
     halved = np.ones(len(ceilings), dtype=bool)
     while len(asks := holds_one[(high - low)[holds_one] > 1]):
         under, over = low[asks], high[asks]
-        along = under + (over - under) * -below[asks] // (above - below)[asks]
+        spans, room = over - under, -below[asks]
+        if int(spans.max()) * int(room.max()) > LARGEST:
+            spans = spans.astype(object)
+        along = under + spans * room // (above - below)[asks]
         tried = np.where(halved[asks], along.clip(under + 1, over - 1), (under + over) // 2).astype(np.int64)
         met = excess(asks, tried)
         fits = met <= 0
