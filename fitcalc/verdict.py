@@ -1,7 +1,7 @@
 """One question, one answer: the ledgers of a plan held against capacity, and how far it could be stretched.
 
 A Case is everything that is fixed once model, scheme, engine, machine and options are chosen; context and
-concurrency are put in afterwards, so that limits are found by bisection over the engine's own formulas.
+concurrency are put in afterwards, so that limits are sought with the engine's own formulas.
 """
 
 from __future__ import annotations

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
-from fitcalc.frozen import asdict, dataclass
+from fitcalc.frozen import dataclass
 from fitcalc.spec.cost_report import RentOffer
-from fitcalc.spec.report import SCHEMA_VERSION, Estimate
+from fitcalc.spec.report import SCHEMA_VERSION, Contract, Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ class Simulation:
 
 
 @dataclass(frozen=True, slots=True)
-class CapacityReport:
+class CapacityReport(Contract):
     """The answer; `to_dict()` is the JSON contract."""
 
     inputs: dict[str, Any]
@@ -134,12 +133,3 @@ class CapacityReport:
         asked, fleet = self.inputs, self.fleet
         size = f"{fleet.replicas} replicas" if fleet else self.verdict
         return f"<CapacityReport {asked.get('model')}, {asked.get('devices_name')}: {size}>"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract as plain dicts, lists, ints, floats and strings."""
-        plain: dict[str, Any] = json.loads(self.to_json())
-        return plain
-
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """The JSON contract as text."""
-        return json.dumps(asdict(self), indent=indent, ensure_ascii=False)

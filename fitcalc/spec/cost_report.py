@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from fitcalc.frozen import asdict, dataclass
-from fitcalc.spec.report import SCHEMA_VERSION, Estimate, Verdict
+from fitcalc.frozen import dataclass
+from fitcalc.spec.report import SCHEMA_VERSION, Contract, Estimate, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ class ApiCost:
 
 
 @dataclass(frozen=True, slots=True)
-class CostReport:
+class CostReport(Contract):
     """The answer; `to_dict()` is the JSON contract."""
 
     inputs: dict[str, Any]
@@ -135,12 +134,3 @@ class CostReport:
         """One line that tells reports apart; `to_json()` has the whole."""
         asked = self.inputs
         return f"<CostReport {asked.get('model')}, {asked.get('quant')}, {asked.get('devices_name')}: {self.verdict}>"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract as plain dicts, lists, ints, floats and strings."""
-        plain: dict[str, Any] = json.loads(self.to_json())
-        return plain
-
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """The JSON contract as text."""
-        return json.dumps(asdict(self), indent=indent, ensure_ascii=False)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
-from fitcalc.frozen import asdict, dataclass
-from fitcalc.spec.report import SCHEMA_VERSION, Estimate, Verdict
+from fitcalc.frozen import dataclass
+from fitcalc.spec.report import SCHEMA_VERSION, Contract, Estimate, Verdict
 
 Axis = Literal["concurrency", "context"]
 Holds = Literal["yes", "maybe", "no"]
@@ -49,7 +48,7 @@ class Within:
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class Curve(Contract):
     """The answer to `curve`; `to_dict()` is what `--json` prints."""
 
     inputs: dict[str, Any]
@@ -66,12 +65,3 @@ class Curve:
         """One line; `to_json()` has the whole."""
         plan = f"{self.inputs.get('model')}, {self.inputs.get('quant')}, {self.inputs.get('devices_name')}"
         return f"<Curve {plan} over {self.over}: {len(self.points)} points>"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, ints, floats and strings."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return plain
-
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """The curve as JSON text."""
-        return json.dumps(asdict(self), indent=indent, ensure_ascii=False)

@@ -12,6 +12,22 @@ SCHEMA_VERSION = 1
 Verdict = Literal["fits", "tight", "does_not_fit", "unknown"]
 
 
+class Contract:
+    """What every report has: its JSON form, which is held to a published schema. Sizes are integers of bytes."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract as plain dicts, lists, ints, floats and strings."""
+        plain: dict[str, Any] = json.loads(self.to_json(indent=None))
+        return plain
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """The JSON contract as text."""
+        report: Any = self
+        return json.dumps(asdict(report), indent=indent, ensure_ascii=False)
+
+
 @dataclass(frozen=True, slots=True)
 class LayerShare:
     """What of a model lies on one device where an engine places whole layers."""
@@ -197,7 +213,7 @@ class QuantChoice:
 
 
 @dataclass(frozen=True, slots=True)
-class FitReport:
+class FitReport(Contract):
     """The answer to one question; `to_dict()` is the JSON contract."""
 
     inputs: dict[str, Any]
@@ -223,12 +239,3 @@ class FitReport:
         asked = self.inputs
         plan = f"{asked.get('model')}, {asked.get('quant')}, {asked.get('engine')}, {asked.get('devices_name')}"
         return f"<FitReport {plan}: {self.verdict}>"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract, schema_version 1, as plain dicts, lists, ints, floats and strings."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return plain
-
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """The JSON contract as text; sizes are integers of bytes."""
-        return json.dumps(asdict(self), indent=indent, ensure_ascii=False)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Literal
 
-from fitcalc.frozen import asdict, dataclass
-from fitcalc.spec.report import SCHEMA_VERSION, Estimate, QualityLevel, Verdict
+from fitcalc.frozen import dataclass
+from fitcalc.spec.report import SCHEMA_VERSION, Contract, Estimate, QualityLevel, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
-class RecommendReport:
+class RecommendReport(Contract):
     """What to run on what: the Pareto front over quality, speed and cost, and one plan of it recommended."""
 
     inputs: dict[str, Any]
@@ -83,14 +82,6 @@ class RecommendReport:
     notes: tuple[str, ...]
     fitcalc_version: str
     schema_version: int = SCHEMA_VERSION
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract as plain dicts, lists, ints, floats and strings."""
-        return _plain(self)
-
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """The JSON contract as text."""
-        return json.dumps(asdict(self), indent=indent, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +109,7 @@ class Runnable:
 
 
 @dataclass(frozen=True, slots=True)
-class WhichReport:
+class WhichReport(Contract):
     """The models that run on a machine: those that run well first, of these the largest first."""
 
     inputs: dict[str, Any]
@@ -130,14 +121,6 @@ class WhichReport:
     notes: tuple[str, ...]
     fitcalc_version: str
     schema_version: int = SCHEMA_VERSION
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract as plain dicts, lists, ints, floats and strings."""
-        return _plain(self)
-
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """The JSON contract as text."""
-        return json.dumps(asdict(self), indent=indent, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +153,7 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class CompareReport:
+class CompareReport(Contract):
     """Models, devices or quantizations side by side under one request."""
 
     inputs: dict[str, Any]
@@ -181,16 +164,3 @@ class CompareReport:
     notes: tuple[str, ...]
     fitcalc_version: str
     schema_version: int = SCHEMA_VERSION
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON contract as plain dicts, lists, ints, floats and strings."""
-        return _plain(self)
-
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """The JSON contract as text."""
-        return json.dumps(asdict(self), indent=indent, ensure_ascii=False)
-
-
-def _plain(report: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(report)))
-    return plain
